@@ -1,0 +1,1 @@
+"""What the API and the workers share: the domain, the job table, the artefact store."""

@@ -1,0 +1,1 @@
+"""What is installed and enabled: light descriptors of hubs and converters."""

@@ -1,0 +1,101 @@
+"""The catalog: every installed plugin, found once through entry points, and which of them are enabled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from common.errors import PluginUnavailable
+from common.plugins import ConverterPlugin, HubPlugin
+
+HUBS = "modelferry.hubs"
+CONVERTERS = "modelferry.converters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginEntry:
+    """One line of the catalog. `reason` says why the plugin is not available."""
+
+    name: str
+    kind: Literal["downloader", "converter"]
+    plugin: HubPlugin[Any] | ConverterPlugin[Any]
+    available: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """The enabled plugins by name, and the names of those that are installed but not enabled."""
+
+    hubs: Mapping[str, HubPlugin[Any]]
+    converters: Mapping[str, ConverterPlugin[Any]]
+    disabled_hubs: Mapping[str, HubPlugin[Any]]
+    disabled_converters: Mapping[str, ConverterPlugin[Any]]
+
+    @staticmethod
+    def installed(enabled: str) -> "Catalog":
+        """Read the entry points. `enabled` is `all`, or names with commas.
+
+        Raises PluginUnavailable for a name that is not installed: a typo must not silently offer less.
+        """
+        hubs: dict[str, HubPlugin[Any]] = {point.name: point.load() for point in entry_points(group=HUBS)}
+        converters: dict[str, ConverterPlugin[Any]] = {
+            point.name: point.load() for point in entry_points(group=CONVERTERS)
+        }
+        wanted = _wanted(enabled, hubs.keys() | converters.keys())
+        return Catalog(
+            hubs={name: plugin for name, plugin in sorted(hubs.items()) if name in wanted},
+            converters={name: plugin for name, plugin in sorted(converters.items()) if name in wanted},
+            disabled_hubs={name: plugin for name, plugin in sorted(hubs.items()) if name not in wanted},
+            disabled_converters={name: plugin for name, plugin in sorted(converters.items()) if name not in wanted},
+        )
+
+    def hub(self, name: str) -> HubPlugin[Any]:
+        """The hub of this name. Raises PluginUnavailable with the reason a client reads."""
+        if name in self.hubs:
+            return self.hubs[name]
+        raise PluginUnavailable(f"Plugin '{name}' is not available: {self._reason(name, self.disabled_hubs)}")
+
+    def converter(self, name: str) -> ConverterPlugin[Any]:
+        """The converter of this name. Raises PluginUnavailable with the reason a client reads."""
+        if name in self.converters:
+            return self.converters[name]
+        raise PluginUnavailable(self._reason(name, self.disabled_converters))
+
+    def entries(self) -> list[PluginEntry]:
+        """Every installed plugin, hubs first, each group by name."""
+        return [
+            *self._listed("downloader", self.hubs, self.disabled_hubs),
+            *self._listed("converter", self.converters, self.disabled_converters),
+        ]
+
+    def _listed(
+        self,
+        kind: Literal["downloader", "converter"],
+        enabled: Mapping[str, HubPlugin[Any]] | Mapping[str, ConverterPlugin[Any]],
+        disabled: Mapping[str, HubPlugin[Any]] | Mapping[str, ConverterPlugin[Any]],
+    ) -> list[PluginEntry]:
+        lines = [PluginEntry(name=name, kind=kind, plugin=plugin, available=True) for name, plugin in enabled.items()]
+        lines += [
+            PluginEntry(name=name, kind=kind, plugin=plugin, available=False, reason=self._reason(name, disabled))
+            for name, plugin in disabled.items()
+        ]
+        return sorted(lines, key=lambda line: line.name)
+
+    def _reason(self, name: str, disabled: Mapping[str, object]) -> str:
+        if name not in disabled:
+            return f"No plugin registered for hub '{name}'"
+        active = ", ".join(sorted(self.hubs.keys() | self.converters.keys()))
+        return f"Hub '{name}' was not activated during container startup. Active hubs: {active}."
+
+
+def _wanted(enabled: str, installed: set[str]) -> set[str]:
+    names = {name.strip().lower() for name in enabled.split(",") if name.strip()}
+    if "all" in names:
+        return installed
+    unknown = sorted(names - installed)
+    if unknown:
+        raise PluginUnavailable(
+            f"ENABLED_PLUGINS names '{unknown[0]}', which is not installed. Installed: {', '.join(sorted(installed))}"
+        )
+    return names

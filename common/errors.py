@@ -1,0 +1,301 @@
+"""The error tree. An error knows its public code and a hint for the user, never an HTTP status.
+
+ModelferryError
+├── RequestError          the caller can mend it; nothing was stored
+│   ├── InvalidSpec           unusable values in a request
+│   ├── PluginUnavailable     the hub or converter is not offered here
+│   ├── DestinationOutside    a path that leaves MODELS_DIR
+│   ├── DestinationInvalid    a path that no file system takes
+│   ├── NoSuchJob
+│   ├── JobEnded              cancelling what has already ended
+│   └── NotCancellable        cancelling what is being published this instant
+├── ServiceUnavailable    the database cannot take the request now; nothing was stored
+├── StageError            why one attempt at a stage ended badly
+│   ├── TransientError        worth another attempt after `wait_s`
+│   └── PermanentError        another attempt would end the same way
+└── JobCancelled          the user has changed their mind; raised by `Attempt.checkpoint`
+
+Codes are public and frozen: clients and the troubleshooting page refer to them.
+"""
+
+from typing import ClassVar
+
+
+class ModelferryError(Exception):
+    """The root of every error that Modelferry raises on purpose."""
+
+
+class RequestError(ModelferryError):
+    """The caller asked for something that cannot be; nothing was stored."""
+
+    code: ClassVar[str] = "invalid_request"
+
+
+class InvalidSpec(RequestError):
+    """The request asks for a combination or a value that no plugin takes."""
+
+    code = "invalid_spec"
+
+
+class PluginUnavailable(RequestError):
+    """The hub or converter is not installed or not enabled here."""
+
+    code = "plugin_unavailable"
+
+
+class DestinationOutside(RequestError):
+    """The destination is not below MODELS_DIR."""
+
+    code = "destination_outside"
+
+
+class DestinationInvalid(RequestError):
+    """The destination is no usable path."""
+
+    code = "destination_invalid"
+
+
+class NoSuchJob(RequestError):
+    """No job has this id."""
+
+    code = "no_such_job"
+
+
+class JobEnded(RequestError):
+    """The job has already ended."""
+
+    code = "job_ended"
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"Job {job_id} is already in terminal state '{state}' and cannot be cancelled")
+        self.state = state
+
+
+class NotCancellable(RequestError):
+    """The job is past the point of no return."""
+
+    code = "not_cancellable"
+
+
+class ServiceUnavailable(ModelferryError):
+    """The job table cannot be reached; the request was not stored."""
+
+    code: ClassVar[str] = "service_unavailable"
+
+
+class JobCancelled(ModelferryError):
+    """Every job that wanted this stage was cancelled."""
+
+
+class StageError(ModelferryError):
+    """Why an attempt ended badly. `code` is stable, `hint` tells the user what to do."""
+
+    code: ClassVar[str] = "internal"
+    hint: ClassVar[str] = "This is a fault in Modelferry; the worker's log has the traceback."
+
+    def __init__(self, detail: str, *, hint: str | None = None) -> None:
+        super().__init__(detail)
+        self.advice = hint or self.hint
+
+
+class TransientError(StageError):
+    """Worth another attempt. `wait_s` is the hub's own wish in seconds, or None for the usual back-off."""
+
+    code = "transient"
+    hint = "Modelferry tries again by itself."
+
+    def __init__(self, detail: str, *, hint: str | None = None, wait_s: float | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.wait_s = wait_s
+
+
+class PermanentError(StageError):
+    """Another attempt would end the same way."""
+
+
+class RateLimited(TransientError):
+    """The hub answered 429."""
+
+    code = "rate_limited"
+    hint = "The hub limits how often it may be asked from this address. Wait, or set HF_TOKEN for a larger quota."
+
+
+class HubUnavailable(TransientError):
+    """The hub cannot be reached or answers 5xx."""
+
+    code = "hub_unavailable"
+    hint = "Check that the hub is up and that this machine may reach it (HF_ENDPOINT, HTTPS_PROXY)."
+
+
+class TransferStalled(TransientError):
+    """Bytes stopped coming and reconnecting did not help."""
+
+    code = "transfer_stalled"
+    hint = "The connection to the hub is dead or very slow. What has arrived is kept; the next attempt goes on there."
+
+
+class SourceNotFound(PermanentError):
+    """The hub knows no such model."""
+
+    code = "source_not_found"
+    hint = "Check the spelling of the model's name, including its organisation."
+
+
+class SourcePrivateOrMissing(PermanentError):
+    """The hub refuses to say whether the model exists."""
+
+    code = "source_private_or_missing"
+    hint = "The model does not exist, or it is private: check its name, or set HF_TOKEN to a token that may read it."
+
+
+class RevisionNotFound(PermanentError):
+    """The model exists, but not in this revision."""
+
+    code = "revision_not_found"
+    hint = "Give an existing branch, tag or full commit hash as revision."
+
+
+class SourceGated(PermanentError):
+    """The model's licence must be accepted first."""
+
+    code = "source_gated"
+    hint = "Accept the model's terms on its page at the hub, then set HF_TOKEN to a token of that account."
+
+
+class TokenInvalid(PermanentError):
+    """The hub does not know the token."""
+
+    code = "token_invalid"
+    hint = "Create a new access token at the hub and set HF_TOKEN to it."
+
+
+class SourceDisabled(PermanentError):
+    """The hub has taken the model out of service."""
+
+    code = "source_disabled"
+    hint = "The hub no longer serves this model."
+
+
+class SourceUnsafe(PermanentError):
+    """The hub lists a name or a digest that must not be trusted."""
+
+    code = "source_unsafe"
+    hint = "The hub or a mirror in between sent a dangerous file name or digest. Do not use this source."
+
+
+class NothingToFetch(PermanentError):
+    """The source holds no files of the wanted kind."""
+
+    code = "nothing_to_fetch"
+    hint = "Check that the repository holds model weights, and the include and exclude patterns."
+
+
+class NotConverted(PermanentError):
+    """A pre-converted model was asked for, but the repository holds none."""
+
+    code = "not_openvino"
+    hint = "Set is_ovms to true to convert the model, or use hub 'huggingface' to download it as it is."
+
+
+class IntegrityMismatch(PermanentError):
+    """Bytes arrived, but not the ones the hub promised."""
+
+    code = "integrity_mismatch"
+    hint = (
+        "The content differs from the hub's own digest, twice. A proxy or mirror in between alters or truncates files."
+    )
+
+
+class DiskFull(PermanentError):
+    """The volume has no room."""
+
+    code = "disk_full"
+    hint = "Free space on the models volume or make it larger, then submit again: what has arrived is kept."
+
+
+class UnsupportedModel(PermanentError):
+    """The installed tools cannot convert this architecture."""
+
+    code = "unsupported_architecture"
+    hint = "Check the model's architecture and type, or look for a pre-converted model of hub 'openvino'."
+
+
+class InvalidParameters(PermanentError):
+    """The tools refuse these options for this model."""
+
+    code = "invalid_parameters"
+    hint = "Change the options in 'config' as the message says."
+
+
+class OutOfMemory(PermanentError):
+    """The conversion needed more memory than it may use."""
+
+    code = "out_of_memory"
+    hint = "Give the convert worker more memory, convert fewer models at once, or choose a smaller model."
+
+
+class ConversionFailed(PermanentError):
+    """The conversion tool failed."""
+
+    code = "conversion_failed"
+    hint = "The message holds the end of the tool's own output."
+
+
+class OutputIncomplete(PermanentError):
+    """The conversion ended without the files it must leave."""
+
+    code = "output_incomplete"
+    hint = "Nothing was published. Report this with the model's name and the options used."
+
+
+class VerificationFailed(PermanentError):
+    """The converted model does not load or does not run."""
+
+    code = "verification_failed"
+    hint = "Nothing was published. Try another precision, and report the model's name."
+
+
+class RemoteCodeRefused(PermanentError):
+    """The model brings its own Python code, which is not run here."""
+
+    code = "remote_code_refused"
+    hint = "An operator can allow this repository with MODELFERRY_TRUST_REMOTE_CODE."
+
+
+class ContentLost(TransientError):
+    """Content that an earlier stage stored is no longer there."""
+
+    code = "content_lost"
+    hint = "The content store was cleaned while the job was waiting. Submit the job again."
+
+
+class PublicationRefused(PermanentError):
+    """The destination cannot take the model."""
+
+    code = "publication_refused"
+    hint = "Another file or folder is in the way at the destination, or its config_all.json is not valid JSON."
+
+
+class ChildCrashed(TransientError):
+    """The stage's process died."""
+
+    code = "child_crashed"
+    hint = "The process that did the work died without a word; the worker's log holds its last output."
+
+
+class WorkerLost(PermanentError):
+    """The stage was lost with its worker more often than is allowed."""
+
+    code = "worker_lost"
+    hint = "Each worker that ran this stage died. Look for the kernel's out-of-memory messages on the worker's machine."
+
+
+class PluginNotInstalled(PermanentError):
+    """The worker lacks the libraries of this plugin."""
+
+    code = "plugin_not_installed"
+    hint = "Install the plugin's extra in the worker's environment."
+
+
+class Internal(PermanentError):
+    """A fault of our own."""

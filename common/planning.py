@@ -1,0 +1,210 @@
+"""From a wish to a job's chain of stages, and to the keys under which equal wishes share work. Pure."""
+
+import hashlib
+import re
+from typing import Any, Protocol
+
+import msgspec
+
+from common.errors import InvalidSpec, PluginUnavailable
+from common.plugins import ConverterPlugin, HubPlugin
+from common.spec import Destination, JobSpec, Source, Spec, Target
+from common.vocabulary import Format, ModelType, Operation, Pool, Precision, StageKind
+
+OVMS_CONVERTER = "openvino"
+"""What `is_ovms` of the wire contract asks for."""
+
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}", re.ASCII)
+
+
+class Wish(Spec, frozen=True):
+    """What a client asked for, decoded but not yet judged. `root` is relative to MODELS_DIR."""
+
+    name: str
+    hub: str
+    root: str
+    model_type: ModelType | None = None
+    convert: bool = False
+    revision: str | None = None
+    config: dict[str, object] = {}
+
+
+class FetchWork(Spec, frozen=True):
+    """Bring a source into the content store."""
+
+    hub: str
+    source: Source
+    options: dict[str, object]
+
+
+class ConvertWork(Spec, frozen=True):
+    """Bring a fetched artefact into another form."""
+
+    converter: str
+    source: Source
+    target: Target
+    options: dict[str, object]
+
+
+class PublishWork(Spec, frozen=True):
+    """Show an artefact at its destination."""
+
+    hub: str
+    source: Source
+    destination: Destination
+    converter: str | None = None
+    target: Target | None = None
+    serving: dict[str, object] = {}
+
+
+Work = FetchWork | ConvertWork | PublishWork
+WORK_TYPES: dict[StageKind, type[Work]] = {
+    StageKind.FETCH: FetchWork,
+    StageKind.CONVERT: ConvertWork,
+    StageKind.PUBLISH: PublishWork,
+}
+
+
+class StagePlan(Spec, frozen=True):
+    """One link of a job's chain."""
+
+    kind: StageKind
+    pool: Pool
+    work: dict[str, object]
+
+
+class Offer(Protocol):
+    """The plugins that may be asked; the catalog is one."""
+
+    def hub(self, name: str) -> HubPlugin[Any]: ...
+    def converter(self, name: str) -> ConverterPlugin[Any]: ...
+
+
+def plan(wish: Wish, offer: Offer) -> JobSpec:
+    """Judge a wish. Raises PluginUnavailable or InvalidSpec; after this only the world can make it fail."""
+    hub = offer.hub(wish.hub)
+    _check_name(wish, hub)
+    if wish.convert:
+        return _conversion(wish, hub, offer)
+    return _download(wish, hub)
+
+
+def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
+    """The chain of stages that fulfils a spec, in order."""
+    source, target = spec.source, spec.target
+    chain: list[tuple[StageKind, Pool, Work]] = [
+        (StageKind.FETCH, Pool.DOWNLOAD, FetchWork(hub=spec.hub, source=source, options=spec.hub_options))
+    ]
+    publish_pool = Pool.DOWNLOAD
+    if target is not None and spec.converter is not None:
+        work = ConvertWork(converter=spec.converter, source=source, target=target, options=spec.converter_options)
+        chain.append((StageKind.CONVERT, Pool.CONVERT, work))
+        # The convert worker has the converter's library at hand, which writes the serving files.
+        publish_pool = Pool.CONVERT
+    publish = PublishWork(
+        hub=spec.hub,
+        source=source,
+        destination=spec.destination,
+        converter=spec.converter,
+        target=target,
+        serving=spec.serving_options,
+    )
+    chain.append((StageKind.PUBLISH, publish_pool, publish))
+    return tuple(StagePlan(kind=kind, pool=pool, work=msgspec.to_builtins(work)) for kind, pool, work in chain)
+
+
+def work_key(kind: StageKind, work: dict[str, object], artefact: str | None) -> str:
+    """The name of a piece of work: two stages with one key would do the same thing to the same content.
+
+    The plugin through which a source is fetched does not count: two hubs may be two doors to one place.
+    """
+    counted = {name: value for name, value in work.items() if kind is not StageKind.FETCH or name != "hub"}
+    canonical = msgspec.json.encode([kind, artefact, counted], order="deterministic")
+    return f"{kind}-{hashlib.sha256(canonical).hexdigest()[:40]}"
+
+
+def device_slug(device: str) -> str:
+    """The path segment of a device: `HETERO:GPU,CPU` -> `hetero_gpu_cpu`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", device).lower()
+
+
+def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
+    options = hub.bind(wish.config)
+    folder = _join(wish.root, hub.folder or hub.name, wish.name.replace("/", "_"))
+    return JobSpec(
+        hub=hub.name,
+        operation=Operation.DOWNLOAD,
+        source=_source(wish, hub),
+        model_type=wish.model_type,
+        target=None,
+        converter=None,
+        destination=Destination(root=wish.root, folder=folder),
+        hub_options=msgspec.to_builtins(options),
+        converter_options={},
+        serving_options={},
+        config=wish.config,
+    )
+
+
+def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
+    converter = _converter(offer)
+    fetched = hub if hub.origin is None else None
+    if fetched is not None and not fetched.formats & converter.reads:
+        raise InvalidSpec(
+            f"Models of hub '{hub.name}' cannot be converted. Set is_ovms to false to download them as they are, "
+            f"or name a hub whose models can be converted, such as 'openvino' or 'huggingface'."
+        )
+    model_type = _model_type(wish, converter)
+    config = {key: value for key, value in wish.config.items() if value is not None}
+    asked = Precision(str(config.get("precision") or config.get("weight-format") or Precision.INT8))
+    device = str(config.get("device") or config.get("target_device") or "CPU").strip().upper()
+    precision, recipe, serving = converter.normalise(model_type, asked, device, config)
+    target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
+    place = _join(wish.root, "openvino_models", device_slug(device), precision.value, wish.name)
+    return JobSpec(
+        hub=hub.name,
+        operation=Operation.CONVERT,
+        source=_source(wish, hub),
+        model_type=model_type,
+        target=target,
+        converter=converter.name,
+        destination=Destination(root=wish.root, folder=place),
+        hub_options=msgspec.to_builtins(hub.options()),
+        converter_options=msgspec.to_builtins(converter.bind(recipe)),
+        serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
+        config=wish.config,
+    )
+
+
+def _converter(offer: Offer) -> ConverterPlugin[Any]:
+    try:
+        return offer.converter(OVMS_CONVERTER)
+    except PluginUnavailable as error:
+        raise PluginUnavailable(f"OpenVINO conversion requested but plugin is not available: {error}") from error
+
+
+def _model_type(wish: Wish, converter: ConverterPlugin[Any]) -> ModelType:
+    known = ", ".join(sorted(converter.model_types))
+    if wish.model_type is None:
+        raise InvalidSpec(f"A conversion needs 'type', one of: {known}.")
+    if wish.model_type not in converter.model_types:
+        raise InvalidSpec(
+            f"Invalid model_type: {wish.model_type.value}. It cannot be converted; types that can: {known}."
+        )
+    return wish.model_type
+
+
+def _source(wish: Wish, hub: HubPlugin[Any]) -> Source:
+    return Source(hub=hub.origin or hub.name, name=wish.name, revision=wish.revision)
+
+
+def _check_name(wish: Wish, hub: HubPlugin[Any]) -> None:
+    if not re.fullmatch(hub.name_pattern, wish.name, re.ASCII) or ".." in wish.name:
+        raise InvalidSpec(f"Invalid model name for hub '{hub.name}': {wish.name[:200]!r}")
+    revision = wish.revision
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or revision.endswith("/")):
+        raise InvalidSpec(f"Invalid revision: {revision[:200]!r}")
+
+
+def _join(*segments: str) -> str:
+    return "/".join(segment for segment in segments if segment)

@@ -1,0 +1,208 @@
+"""The plugin contract: what a hub or a converter must do, and how it is described without loading it."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, cast
+
+import msgspec
+
+from common.errors import InvalidSpec, PluginNotInstalled
+from common.spec import Manifest, Progress, Source, Target
+from common.vocabulary import Format, ModelType, Precision
+
+O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741 - O for options, as O_contra
+O_contra = TypeVar("O_contra", bound=msgspec.Struct, contravariant=True)
+
+
+Normalise = Callable[
+    [ModelType, Precision, str, Mapping[str, object]], tuple[Precision, dict[str, object], dict[str, object]]
+]
+"""(type, precision, device, config) -> (precision that will be used, options, serving). Raises InvalidSpec."""
+
+
+class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How hard a transfer may pull. Sizes in bytes, times in seconds."""
+
+    connections: int = 16
+    block_bytes: int = 8 * 1024 * 1024
+    connect_s: float = 10.0
+    read_s: float = 30.0
+    stall_s: float = 60.0
+    """A transfer that gains no byte for this long has stalled."""
+    spare_bytes: int = 512 * 1024 * 1024
+    """What must stay free on the volume after a transfer."""
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings and credentials that a plugin's descriptor names, and no others."""
+
+    settings: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+
+
+class Attempt(Protocol):
+    """All that a plugin may do to the world outside its own library."""
+
+    @property
+    def workspace(self) -> Path:
+        """A private directory on the volume of the models; a second attempt may find the first one's files in it."""
+
+    @property
+    def parts(self) -> Path:
+        """Where unfinished content waits, named by its digest; shared by all attempts on this volume."""
+
+    @property
+    def limits(self) -> TransferLimits:
+        """How hard a transfer may pull."""
+
+    def stored(self, sha256: str) -> Path | None:
+        """The verified, read-only copy of this content, where the content store has one."""
+
+    def store(self, file: Path, sha256: str) -> Path:
+        """Move a file that was verified to have this sha256 into the content store. Safe to repeat."""
+
+    def link(self, sha256: str, path: str) -> Path:
+        """Show stored content at `path` (relative) in the workspace. Safe to repeat."""
+
+    def progress(self, progress: Progress) -> None:
+        """Report how far the work is. Cheap: call it as often as you like."""
+
+    def checkpoint(self) -> None:
+        """Raise JobCancelled if the user has changed their mind."""
+
+
+class Hub(Protocol[O_contra]):
+    """A remote place where models live. Made anew for each attempt, with the access it asked for."""
+
+    def resolve(self, source: Source, options: O_contra) -> Manifest:
+        """Pin a source to an immutable revision and list the files to fetch. Moves no weights.
+
+        Raises StageError: SourceNotFound, SourcePrivateOrMissing, SourceGated, RevisionNotFound, TokenInvalid,
+        RateLimited, HubUnavailable, SourceUnsafe, NothingToFetch, ...
+        """
+
+    def fetch(self, manifest: Manifest, options: O_contra, attempt: Attempt) -> None:
+        """Bring every file of the manifest into the workspace, verified. Safe to repeat.
+
+        Raises StageError, or JobCancelled from `attempt.checkpoint`.
+        """
+
+
+class Converter(Protocol[O_contra]):
+    """A tool that brings a fetched model into another form."""
+
+    def convert(self, model: Path, target: Target, options: O_contra, attempt: Attempt) -> None:
+        """Read the fetched files at `model`, write the converted ones to the workspace, and prove that they run.
+
+        Raises StageError: UnsupportedModel, InvalidParameters, OutOfMemory, ConversionFailed, OutputIncomplete,
+        VerificationFailed, RemoteCodeRefused.
+        """
+
+    def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:
+        """Write into the model's folder what a model server wants beside the model. Safe to repeat."""
+
+    def versions(self) -> dict[str, str]:
+        """The tools whose versions decide the bytes of a result, for cache keys and manifests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubPlugin(Generic[O]):
+    """What may be asked of a hub. Light: the API imports this, never the hub itself."""
+
+    name: str
+    description: str
+    options: type[O]
+    formats: frozenset[Format]
+    implementation: str
+    """`module:Class`; the class takes one argument, an Access."""
+    extra: str | None = None
+    origin: str | None = None
+    """The hub that holds the bytes, where this one is another name for part of it."""
+    folder: str | None = None
+    """The directory below the requested one; the plugin's name where not given."""
+    name_pattern: str = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?"
+    """What a model's name looks like at this hub. A name becomes part of a path, so keep it strict."""
+    settings: frozenset[str] = frozenset()
+    secrets: frozenset[str] = frozenset()
+
+    def bind(self, raw: Mapping[str, object]) -> O:
+        """Check the options of a request. Raises InvalidSpec on an ill-typed one.
+
+        Keys that the options do not name are kept in their `extra` field, where they have one.
+        """
+        known = set(self.options.__struct_fields__)
+        extra = {key: value for key, value in raw.items() if key not in known}
+        named = {key: value for key, value in raw.items() if key in known and value is not None}
+        if extra and "extra" in known:
+            named["extra"] = {**cast("dict[str, object]", named.get("extra", {})), **extra}
+        elif extra:
+            raise InvalidSpec(f"Hub '{self.name}' has no option '{min(extra)}'")
+        return _bind(self.name, self.options, named)
+
+    def load(self, access: Access) -> Hub[O]:
+        """Import and make the hub; inside a worker only. Raises PluginNotInstalled."""
+        return cast("Hub[O]", _load(self.implementation, self.name, self.extra)(access))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConverterPlugin(Generic[O]):
+    """What may be asked of a converter. Its fields are data: planning, docs and pages read the same ones."""
+
+    name: str
+    description: str
+    options: type[O]
+    """What decides the converted bytes."""
+    serving: type[msgspec.Struct]
+    """What a model server is told about the model; it does not change the converted bytes."""
+    normalise: Normalise
+    """Sort a client's config into what decides the bytes and what a model server is told."""
+    reads: frozenset[Format]
+    writes: Format
+    model_types: frozenset[ModelType]
+    precisions: frozenset[Precision]
+    implementation: str
+    """`module:Class`; the class takes one argument, an Access."""
+    extra: str | None = None
+    preload: tuple[str, ...] = ()
+    """Modules that a convert worker's fork server imports at start."""
+    settings: frozenset[str] = frozenset()
+
+    def bind(self, raw: Mapping[str, object]) -> O:
+        """Check the options that decide the bytes. Raises InvalidSpec on an unknown or ill-typed one."""
+        return _bind(self.name, self.options, raw)
+
+    def bind_serving(self, raw: Mapping[str, object]) -> msgspec.Struct:
+        """Check the options for the model server. Raises InvalidSpec on an unknown or ill-typed one."""
+        return _bind(self.name, self.serving, raw)
+
+    def suits(self, fetched: frozenset[Format], target: Target) -> bool:
+        """Whether this converter can make `target` out of what a hub delivers."""
+        return bool(
+            self.reads & fetched
+            and self.writes is target.format
+            and target.model_type in self.model_types
+            and target.precision in self.precisions
+        )
+
+    def load(self, access: Access) -> Converter[O]:
+        """Import and make the converter; inside a worker only. Raises PluginNotInstalled."""
+        return cast("Converter[O]", _load(self.implementation, self.name, self.extra)(access))
+
+
+def _bind(plugin: str, options: type[O], raw: Mapping[str, object]) -> O:
+    try:
+        return msgspec.convert(dict(raw), options, strict=False)
+    except msgspec.ValidationError as error:
+        msg = f"Invalid option for '{plugin}': {error}"
+        raise InvalidSpec(msg) from error
+
+
+def _load(implementation: str, plugin: str, extra: str | None) -> type:
+    module, _, name = implementation.partition(":")
+    try:
+        return cast("type", getattr(importlib.import_module(module), name))
+    except ModuleNotFoundError as error:
+        msg = f"Plugin '{plugin}' cannot be loaded here: no module named '{error.name}'"
+        raise PluginNotInstalled(msg, hint=f"Install modelferry[{extra}] in the worker's environment.") from error

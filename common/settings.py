@@ -1,0 +1,160 @@
+"""The environment, read once into one frozen struct. No other module looks at it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+_OWN_PREFIX = "MODELFERRY_"
+_HIDDEN = "hf_token"
+
+
+class SettingsError(Exception):
+    """A variable is unknown or has an impossible value. The message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything an operator can set. Each field is the lower-case name of its variable (`VARIABLES`)."""
+
+    models_dir: Path = Path("/opt/models")
+    """The shared volume."""
+    model_path: str = "models"
+    """The same volume as clients on the host see it; used in the paths of results."""
+    enabled_plugins: str = "all"
+    """`all`, or the names of the hubs and converters to offer, with commas."""
+    database_url: str = ""
+    """SQLite or Postgres, as a SQLAlchemy URL; by default a SQLite file below MODELS_DIR/.modelferry."""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    host: str = "127.0.0.1"
+    port: int = 8200
+
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: str | None = None
+
+    cors_allow_origins: str = "*"
+    cors_allow_methods: str = "*"
+    cors_allow_headers: str = "*"
+
+    download_slots: int = 4
+    """How many fetches one download worker runs at a time."""
+    convert_slots: int = 1
+    """How many conversions one convert worker runs at a time."""
+    connections: int = 16
+    """The most connections one fetch opens."""
+    block_mb: int = 8
+    stall_s: float = 60.0
+    spare_mb: int = 512
+    """What stays free on the volume."""
+    convert_memory_mb: int = 0
+    """The most memory one conversion may allocate; 0 is no limit."""
+    trust_remote_code: str = ""
+    """Repositories, with commas, whose own Python code may run during a conversion."""
+
+    lease_s: float = 60.0
+    heartbeat_s: float = 0.5
+    reconcile_s: float = 5.0
+    max_attempts: int = 5
+    max_crashes: int = 3
+    retry_base_s: float = 5.0
+    retry_cap_s: float = 900.0
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.hf_token:
+            shown[_HIDDEN] = "***"
+        return f"Settings({shown})"
+
+    @property
+    def store_url(self) -> str:
+        """The job table's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'modelferry.db'}"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the embedded service keeps its database and queue."""
+        return self.models_dir.absolute() / ".modelferry" / "state"
+
+    @property
+    def plugin_settings(self) -> dict[str, str]:
+        """What plugins may ask for by name; see `plugins.Access`."""
+        return {"HF_ENDPOINT": self.hf_endpoint, "MODELFERRY_TRUST_REMOTE_CODE": self.trust_remote_code}
+
+    @property
+    def plugin_secrets(self) -> dict[str, str]:
+        """Credentials that plugins may ask for by name."""
+        return {"HF_TOKEN": self.hf_token} if self.hf_token else {}
+
+
+_PUBLIC_NAMES = {
+    "models_dir",
+    "model_path",
+    "enabled_plugins",
+    "database_url",
+    "redis_url",
+    "host",
+    "port",
+    "hf_endpoint",
+    "hf_token",
+    "cors_allow_origins",
+    "cors_allow_methods",
+    "cors_allow_headers",
+}
+
+VARIABLES: Mapping[str, str] = {
+    (name if name in _PUBLIC_NAMES else f"{_OWN_PREFIX}{name}").upper(): name for name in Settings.__struct_fields__
+}
+"""Environment variable -> field."""
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. Raises SettingsError that names the first unknown or wrong variable."""
+    env = os.environ if environ is None else environ
+    unknown = sorted(name for name in env if name.startswith(_OWN_PREFIX) and name not in VARIABLES)
+    if unknown:
+        msg = f"{unknown[0]} is not a setting of Modelferry"
+        raise SettingsError(msg)
+    raw = {field: env[name] for name, field in VARIABLES.items() if env.get(name, "") != ""}
+    if "hf_token" not in raw and env.get("HUGGINGFACEHUB_API_TOKEN"):
+        raw["hf_token"] = env["HUGGINGFACEHUB_API_TOKEN"]
+    settings = _convert(raw)
+    _check(settings)
+    return settings
+
+
+def _convert(raw: dict[str, str]) -> Settings:
+    for field, value in raw.items():
+        try:
+            msgspec.convert({field: value}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            shown = "***" if field == _HIDDEN else repr(value)
+            msg = f"{_variable(field)}={shown} is not usable: {error}"
+            raise SettingsError(msg) from error
+    return msgspec.convert(raw, Settings, strict=False)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse values of the right type that cannot work."""
+    positive = (
+        "port", "download_slots", "convert_slots", "connections", "block_mb", "stall_s",
+        "lease_s", "heartbeat_s", "reconcile_s", "max_attempts", "max_crashes", "retry_base_s", "retry_cap_s",
+    )  # fmt: skip
+    for field in positive:
+        if getattr(settings, field) <= 0:
+            msg = f"{_variable(field)} must be greater than 0"
+            raise SettingsError(msg)
+    if settings.lease_s <= 2 * settings.heartbeat_s:
+        msg = f"{_variable('lease_s')} must be more than twice {_variable('heartbeat_s')}"
+        raise SettingsError(msg)
+    for field in ("spare_mb", "convert_memory_mb"):
+        if getattr(settings, field) < 0:
+            msg = f"{_variable(field)} must not be negative"
+            raise SettingsError(msg)
+
+
+def _variable(field: str) -> str:
+    return next(name for name, known in VARIABLES.items() if known == field)

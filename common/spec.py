@@ -1,0 +1,156 @@
+"""The values that describe a wish: which model, in which form, to which place. Frozen and closed."""
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+import msgspec
+
+from common.errors import SourceUnsafe
+from common.vocabulary import DigestAlgorithm, Format, ModelType, Operation, Phase, Precision
+
+MANIFEST_NAME = ".modelferry.json"
+
+_HEX_LENGTH = {DigestAlgorithm.SHA256: 64, DigestAlgorithm.GIT_SHA1: 40}
+_MAX_PART_BYTES = 255
+_MAX_PATH_BYTES = 1024
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The root of all closed values."""
+
+
+class Digest(Spec, frozen=True):
+    """The name of some content: algorithm and lower-case hex."""
+
+    algorithm: DigestAlgorithm
+    value: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(rf"[0-9a-f]{{{_HEX_LENGTH[self.algorithm]}}}", self.value):
+            msg = f"'{self.value[:80]!r}' is not a {self.algorithm} digest"
+            raise SourceUnsafe(msg)
+
+
+class RemoteFile(Spec, frozen=True):
+    """One file of a source. `path` is relative, with '/', and has passed `check_file_path`."""
+
+    path: str
+    size: int | None
+    digest: Digest | None
+    url: str
+
+
+class Source(Spec, frozen=True):
+    """Which model: hub, name, and the revision as the user gave it (None is the hub's default)."""
+
+    hub: str
+    name: str
+    revision: str | None = None
+
+
+class Manifest(Spec, frozen=True):
+    """A source pinned to an immutable revision, with its files."""
+
+    source: Source
+    revision: str
+    format: Format
+    files: tuple[RemoteFile, ...]
+    licence: str | None = None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The sum of all sizes, or None when the hub does not tell one of them."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+class Target(Spec, frozen=True):
+    """Which form is wanted. `device` is upper case: CPU, GPU, NPU or HETERO:a,b."""
+
+    format: Format
+    model_type: ModelType
+    precision: Precision
+    device: str
+
+
+class Destination(Spec, frozen=True):
+    """Where a model is published, relative to MODELS_DIR.
+
+    `root` is the directory the client asked for, `folder` the model's own directory.
+    """
+
+    root: str
+    folder: str
+
+
+class JobSpec(Spec, frozen=True):
+    """One wish: a model, present in one form, at one place. It has been validated in full."""
+
+    hub: str
+    """The hub as the client named it; `source.hub` is the one that holds the bytes."""
+    operation: Operation
+    source: Source
+    model_type: ModelType | None
+    target: Target | None
+    converter: str | None
+    destination: Destination
+    hub_options: dict[str, object]
+    converter_options: dict[str, object]
+    serving_options: dict[str, object]
+    config: dict[str, object] = {}
+    """The client's own options, as they came; shown, never acted on."""
+
+
+class Progress(Spec, frozen=True):
+    """How far a stage is. Bytes are of the files in transfer; None means that nobody knows."""
+
+    phase: Phase
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    files_done: int = 0
+    files_total: int | None = None
+    bytes_resumed: int = 0
+    """How many of `bytes_done` an earlier attempt had fetched, or the content store held."""
+    speed_bps: float | None = None
+    """Bytes per second, smoothed. Filled in by the supervisor, not by plugins."""
+
+
+def check_file_path(path: str) -> str:
+    """Return `path` if it may be joined below a directory of ours.
+
+    Raises SourceUnsafe on an absolute path, a part that climbs, a backslash, a control character, an
+    over-long name, or a name that Modelferry or a hub's client keeps for itself.
+    """
+    parts = path.split("/")
+    for part in parts:
+        if part in {"", ".", ".."} or len(part.encode("utf-8", "surrogatepass")) > _MAX_PART_BYTES:
+            raise SourceUnsafe(_unsafe(path))
+    if "\\" in path or any(unicodedata.category(char) in {"Cc", "Cs"} for char in path):
+        raise SourceUnsafe(_unsafe(path))
+    if len(path.encode("utf-8")) > _MAX_PATH_BYTES or PurePosixPath(path).is_absolute():
+        raise SourceUnsafe(_unsafe(path))
+    if parts[0] in {".modelferry", ".cache"} or parts[-1] == MANIFEST_NAME:
+        raise SourceUnsafe(_unsafe(path))
+    return path
+
+
+def check_distinct(paths: list[str]) -> None:
+    """Raise SourceUnsafe when two paths would be one file on some file system, or one is the other's folder."""
+    seen: dict[str, str] = {}
+    folders: set[str] = set()
+    for path in paths:
+        key = unicodedata.normalize("NFC", path).casefold()
+        if key in seen:
+            msg = f"The hub lists two files of one name: {path[:200]!r}"
+            raise SourceUnsafe(msg)
+        seen[key] = path
+        folders.update(str(parent) for parent in PurePosixPath(key).parents)
+    clash = folders & seen.keys()
+    if clash:
+        msg = f"The hub lists a file that is also a folder: {min(clash)[:200]!r}"
+        raise SourceUnsafe(msg)
+
+
+def _unsafe(path: str) -> str:
+    return f"The hub lists a dangerous file name: {path[:200]!r}"

@@ -1,0 +1,99 @@
+"""The closed sets of words that rows, JSON and code share."""
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """What a client sees of a job."""
+
+    QUEUED = "queued"
+    DOWNLOADING = "downloading"
+    CONVERTING = "converting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class StageKind(StrEnum):
+    """One step of a job."""
+
+    FETCH = "fetch"
+    CONVERT = "convert"
+    PUBLISH = "publish"
+
+
+class StageState(StrEnum):
+    """Where a stage is in its life; `lifecycle.NEXT` says what may follow."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Pool(StrEnum):
+    """Workers of one kind. A pool's name is the name of its queue."""
+
+    DOWNLOAD = "download"
+    CONVERT = "convert"
+
+
+class Operation(StrEnum):
+    """What a job was asked to do, in the words of the wire contract."""
+
+    DOWNLOAD = "download"
+    CONVERT = "convert"
+
+
+class Phase(StrEnum):
+    """What a stage is doing right now; it explains a state and never drives one."""
+
+    WAITING = "waiting"
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    CONVERTING = "converting"
+    CHECKING = "checking"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+class ModelType(StrEnum):
+    """What a model is for."""
+
+    LLM = "llm"
+    VLM = "vlm"
+    EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    IMAGE_GENERATION = "image_generation"
+    TEXT2SPEECH = "text2speech"
+    SPEECH2TEXT = "speech2text"
+    VISION = "vision"
+    POSE_3D = "3d-pose"
+    RPPG = "rppg"
+    AI_ECG = "ai-ecg"
+
+
+class Precision(StrEnum):
+    """The number format of a converted model's weights."""
+
+    INT4 = "int4"
+    INT8 = "int8"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+class Format(StrEnum):
+    """The form a model's files have."""
+
+    TRANSFORMERS = "transformers"
+    OPENVINO = "openvino"
+
+
+class DigestAlgorithm(StrEnum):
+    """How a hub names the content of a file."""
+
+    SHA256 = "sha256"
+    GIT_SHA1 = "git-sha1"
+    """sha1 over `blob <length>\\0` and the bytes: what git, and so a hub, calls the id of a small file."""
