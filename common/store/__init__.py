@@ -1,0 +1,1 @@
+"""The job table: the only package that speaks SQL."""

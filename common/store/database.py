@@ -1,0 +1,158 @@
+"""Connections to SQLite or Postgres, and the few things the two say differently."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Float, Row, Select, create_engine, event, make_url
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from common.errors import ServiceUnavailable
+
+log = logging.getLogger(__name__)
+
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = Select[*tuple[Any, ...]]
+
+_BUSY_MS = 5000
+
+
+class Now(FunctionElement[float]):
+    """The database's own clock, in seconds since 1970: leases must not depend on whose clock is right."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(Now, "sqlite")
+def _now_sqlite(element: Now, compiler: SQLCompiler, **_: Any) -> str:  # noqa: ARG001 - SQLAlchemy's signature
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Now, "postgresql")
+def _now_postgres(element: Now, compiler: SQLCompiler, **_: Any) -> str:  # noqa: ARG001 - SQLAlchemy's signature
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+class Database:
+    """One database, with an engine for writing and one for reading.
+
+    On SQLite every write transaction begins with BEGIN IMMEDIATE: one that reads first and writes later would
+    fail with `database is locked` however long it is willing to wait.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _driver_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writing = self._engine(read_only=False)
+        self._reading = self._engine(read_only=True) if self.is_sqlite else self._writing
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction that may change rows. Raises ServiceUnavailable; then nothing was stored."""
+        with _reported(), self._writing.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that only reads. Raises ServiceUnavailable."""
+        with _reported(), self._reading.begin() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._writing.dispose()
+        self._reading.dispose()
+
+    def _engine(self, *, read_only: bool) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(
+                self.url,
+                pool_size=10,
+                pool_pre_ping=True,
+                pool_recycle=1800,
+                pool_timeout=5,
+                connect_args={
+                    "connect_timeout": 3,
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "options": "-c statement_timeout=5000 -c lock_timeout=4000",
+                },
+            )
+        if self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        # One writer per process: several would starve each other in SQLite's unfair wait for its lock.
+        size = 4 if read_only else 1
+        engine = create_engine(
+            self.url, poolclass=QueuePool, pool_size=size, max_overflow=0, pool_timeout=10,
+            connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
+        )  # fmt: skip
+        event.listen(engine, "connect", _prepare_reading if read_only else _prepare_writing)
+        event.listen(engine, "begin", _begin_deferred if read_only else _begin_immediate)
+        return engine
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # A statement that is wrong is our fault and must stay visible; a database that is away is not.
+        if isinstance(error, DBAPIError) and not _is_outage(error):
+            raise
+        log.warning("database.unavailable", extra={"reason": type(error).__name__})
+        msg = "The job database cannot be reached; nothing was stored. Try again shortly."
+        raise ServiceUnavailable(msg) from error
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    return error.connection_invalidated or type(error.orig).__name__ in {
+        "OperationalError",
+        "InterfaceError",
+        "AdminShutdown",
+        "CannotConnectNow",
+        "QueryCanceled",
+        "LockNotAvailable",
+        "CrashShutdown",
+        "ConnectionTimeout",
+        "IdleInTransactionSessionTimeout",
+        "DeadlockDetected",
+        "SerializationFailure",
+    }
+
+
+def _driver_url(url: str) -> URL:
+    parsed = make_url(url)
+    if parsed.drivername in {"postgres", "postgresql"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+def _prepare_writing(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON",
+    ):  # fmt: skip
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_reading(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in (f"busy_timeout={_BUSY_MS}", "query_only=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_deferred(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,144 @@
+"""The tables. All times are seconds since 1970 by the database's clock."""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_Json = dict[str, Any]
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Row(DeclarativeBase):
+    """The root of all rows."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {_Json: JSON, str: Text}
+
+
+class JobRow(Row):
+    """One wish of a client: what the API shows. It never holds a lease."""
+
+    __tablename__ = "jobs"
+
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(36), unique=True)
+    model_name: Mapped[str]
+    spec: Mapped[_Json]
+    state: Mapped[str] = mapped_column(String(16))
+    """Computed by `lifecycle.job_state`; stored for filtering only."""
+    stage_id: Mapped[str | None] = mapped_column(ForeignKey("stages.id"))
+    """The current stage, or the last one of an ended job."""
+    position: Mapped[int]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None]
+    hint: Mapped[str | None]
+    result: Mapped[_Json]
+
+    __table_args__ = (
+        Index("jobs_by_state", "state", "seq"),
+        Index("jobs_by_model", "model_name", "seq"),
+        Index("jobs_by_stage", "stage_id"),
+    )
+
+
+class StageRow(Row):
+    """One piece of work, shared by every job that wants it. `attempt` is the fencing token."""
+
+    __tablename__ = "stages"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    pool: Mapped[str] = mapped_column(String(16))
+    work_key: Mapped[str] = mapped_column(String(80))
+    work: Mapped[_Json]
+    input: Mapped[str | None] = mapped_column(String(80))
+    """The artefact that the stage before left."""
+    state: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[float | None]
+    not_before: Mapped[float]
+    cancel_at: Mapped[float | None]
+    progress: Mapped[_Json | None]
+    artefact: Mapped[str | None] = mapped_column(String(80))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None]
+    hint: Mapped[str | None]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (
+        # Single flight. A stage that is being cancelled no longer takes anyone in.
+        Index(
+            "stages_one_active_per_key",
+            "work_key",
+            unique=True,
+            sqlite_where=text("state IN ('queued', 'running') AND cancel_at IS NULL"),
+            postgresql_where=text("state IN ('queued', 'running') AND cancel_at IS NULL"),
+        ),
+        Index(
+            "stages_claimable",
+            "pool",
+            "not_before",
+            "created_at",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "stages_leased",
+            "lease_until",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )
+
+
+class JobStageRow(Row):
+    """Which job wants which stage, in which order. `stage_id` is empty until the stage before has ended."""
+
+    __tablename__ = "job_stages"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    pool: Mapped[str] = mapped_column(String(16))
+    work: Mapped[_Json]
+    stage_id: Mapped[str | None] = mapped_column(ForeignKey("stages.id"))
+
+    __table_args__ = (Index("job_stages_by_stage", "stage_id"),)
+
+
+class JobEventRow(Row):
+    """What happened, in order. Append only."""
+
+    __tablename__ = "job_events"
+
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)
+    job_id: Mapped[str | None] = mapped_column(String(36))
+    stage_id: Mapped[str | None] = mapped_column(String(36))
+    at: Mapped[float]
+    event: Mapped[str] = mapped_column(String(32))
+    attempt: Mapped[int | None]
+    note: Mapped[str | None]
+
+    __table_args__ = (Index("job_events_by_job", "job_id", "seq"), Index("job_events_by_stage", "stage_id", "seq"))
+
+
+class WorkerRow(Row):
+    """A worker process. `owner` names it in leases."""
+
+    __tablename__ = "workers"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    pool: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str]
+    slots: Mapped[int]
+    ready: Mapped[bool]
+    draining: Mapped[bool]
+    started_at: Mapped[float]
+    seen_at: Mapped[float]

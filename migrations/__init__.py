@@ -1,0 +1,1 @@
+"""Numbered schema migrations, and the command that applies them."""

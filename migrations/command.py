@@ -1,0 +1,25 @@
+"""Bring a database to the newest schema. Safe to run from several processes at once."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from common.settings import read_settings
+
+
+def configuration(url: str) -> Config:
+    """Alembic's configuration for one database, wherever the package is installed."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Apply every migration that the database lacks."""
+    command.upgrade(configuration(url), "head")
+
+
+if __name__ == "__main__":
+    upgrade(read_settings().store_url)

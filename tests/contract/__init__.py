@@ -1,0 +1,1 @@
+"""Tests that hold two sides of one protocol together."""

@@ -1,0 +1,1 @@
+"""Real servers on loopback that speak a hub's protocol, and real but tiny models."""
