@@ -130,7 +130,7 @@ def device_slug(device: str) -> str:
 
 def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
     options = hub.bind(wish.config)
-    folder = _join(wish.root, hub.folder or hub.name, wish.name.replace("/", "_"))
+    folder = f"{hub.folder or hub.name}/{wish.name.replace('/', '_')}"
     return JobSpec(
         hub=hub.name,
         operation=Operation.DOWNLOAD,
@@ -160,7 +160,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     device = str(config.get("device") or config.get("target_device") or "CPU").strip().upper()
     precision, recipe, serving = converter.normalise(model_type, asked, device, config)
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
-    place = _join(wish.root, "openvino_models", device_slug(device), precision.value, wish.name)
+    folder = f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
     return JobSpec(
         hub=hub.name,
         operation=Operation.CONVERT,
@@ -168,7 +168,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         model_type=model_type,
         target=target,
         converter=converter.name,
-        destination=Destination(root=wish.root, folder=place),
+        destination=Destination(root=wish.root, folder=folder),
         hub_options=msgspec.to_builtins(hub.options()),
         converter_options=msgspec.to_builtins(converter.bind(recipe)),
         serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
@@ -205,6 +205,3 @@ def _check_name(wish: Wish, hub: HubPlugin[Any]) -> None:
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or revision.endswith("/")):
         raise InvalidSpec(f"Invalid revision: {revision[:200]!r}")
 
-
-def _join(*segments: str) -> str:
-    return "/".join(segment for segment in segments if segment)

@@ -103,6 +103,12 @@ class Converter(Protocol[O_contra]):
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:
         """Write into the model's folder what a model server wants beside the model. Safe to repeat."""
 
+    def register(self, folder: Path, name: str) -> None:
+        """List the model in the index that a model server reads in this folder of models. Safe to repeat.
+
+        The caller holds the folder's lock. Raises PublicationRefused when the index cannot be read.
+        """
+
     def versions(self) -> dict[str, str]:
         """The tools whose versions decide the bytes of a result, for cache keys and manifests."""
 

@@ -158,3 +158,15 @@ def _check(settings: Settings) -> None:
 
 def _variable(field: str) -> str:
     return next(name for name, known in VARIABLES.items() if known == field)
+
+
+_INHERITED = (
+    "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+
+
+def inherited_environment() -> dict[str, str]:
+    """What a child process may inherit: how to find programs, proxies and certificates, and no credential."""
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}

@@ -75,9 +75,9 @@ class Target(Spec, frozen=True):
 
 
 class Destination(Spec, frozen=True):
-    """Where a model is published, relative to MODELS_DIR.
+    """Where a model is published: MODELS_DIR/root/folder.
 
-    `root` is the directory the client asked for, `folder` the model's own directory.
+    `root` is the directory the client asked for, `folder` the model's own directory below it.
     """
 
     root: str

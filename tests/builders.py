@@ -12,7 +12,7 @@ def a_download(name: str = "org/model", *, root: str = "", revision: str | None 
         model_type=None,
         target=None,
         converter=None,
-        destination=Destination(root=root, folder=f"{root}/huggingface/{name.replace('/', '_')}".strip("/")),
+        destination=Destination(root=root, folder=f"huggingface/{name.replace('/', '_')}"),
         hub_options={},
         converter_options={},
         serving_options={},
@@ -34,9 +34,7 @@ def a_conversion(
         model_type=ModelType.LLM,
         target=Target(format=Format.OPENVINO, model_type=ModelType.LLM, precision=precision, device=device),
         converter="openvino",
-        destination=Destination(
-            root=root, folder=f"{root}/openvino_models/{device.lower()}/{precision}/{name}".strip("/")
-        ),
+        destination=Destination(root=root, folder=f"openvino_models/{device.lower()}/{precision}/{name}"),
         hub_options={},
         converter_options={},
         serving_options=serving or {},

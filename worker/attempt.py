@@ -1,0 +1,76 @@
+"""The attempt as a plugin sees it, inside the child that runs it."""
+
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from common.artefacts.blobs import BlobStore
+from common.artefacts.layout import Volume
+from common.errors import JobCancelled
+from common.plugins import TransferLimits
+from common.spec import Progress, check_file_path
+from common.vocabulary import Phase
+from worker.forkserver import Channel
+from worker.messages import Advanced, AskFence, FencePassed
+from worker.workspace import Workspace
+
+_MOST_OFTEN_S = 0.2
+_FENCE: msgspec.json.Decoder[FencePassed] = msgspec.json.Decoder(FencePassed)
+
+
+@dataclass
+class StageAttempt:
+    """One attempt at a stage; implements `plugins.Attempt` and adds the fence, which plugins never see."""
+
+    channel: Channel
+    volume: Volume
+    rooms: Workspace
+    limits: TransferLimits
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _told_at: float = 0.0
+    _told_phase: Phase | None = None
+
+    def __post_init__(self) -> None:
+        self._blobs = BlobStore(self.volume)
+
+    def listen_for_cancel(self) -> None:
+        """Turn the supervisor's SIGTERM into JobCancelled at the next checkpoint. Main thread only."""
+        signal.signal(signal.SIGTERM, lambda *_: self._cancelled.set())
+
+    @property
+    def workspace(self) -> Path:
+        return self.rooms.files
+
+    @property
+    def parts(self) -> Path:
+        return self.volume.parts
+
+    def stored(self, sha256: str) -> Path | None:
+        return self._blobs.stored(sha256)
+
+    def store(self, file: Path, sha256: str) -> Path:
+        return self._blobs.take(file, sha256)
+
+    def link(self, sha256: str, path: str) -> Path:
+        return self._blobs.link(sha256, self.workspace / check_file_path(path))
+
+    def progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.phase is self._told_phase and now - self._told_at < _MOST_OFTEN_S:
+            return
+        self._told_at, self._told_phase = now, progress.phase
+        self.channel.send(Advanced(progress=progress))
+
+    def checkpoint(self) -> None:
+        if self._cancelled.is_set():
+            raise JobCancelled
+
+    def fence(self) -> None:
+        """Return only if this attempt still holds its lease; otherwise the supervisor kills this process."""
+        self.checkpoint()
+        self.channel.send(AskFence())
+        self.channel.receive(_FENCE)

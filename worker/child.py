@@ -1,0 +1,84 @@
+"""One stage, run to its outcome, in a process of its own that may be killed at any moment."""
+
+import logging
+import os
+import tempfile
+from typing import assert_never
+
+import msgspec
+
+from common.artefacts.layout import Volume
+from common.artefacts.manifest import ArtefactStore
+from common.catalog.registry import Catalog
+from common.clock import utc_now
+from common.errors import Internal, JobCancelled, OutOfMemory, RequestError, StageError, TransientError
+from common.log import configure
+from common.outcome import Cancelled, Failed, Outcome, Retry
+from common.planning import WORK_TYPES, ConvertWork, FetchWork, PublishWork
+from worker.attempt import StageAttempt
+from worker.forkserver import Channel
+from worker.messages import Ended, StageRequest
+from worker.stages.convert import convert
+from worker.stages.fetch import fetch
+from worker.stages.publish import show
+from worker.stages.tools import Tools
+from worker.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def run(channel: Channel) -> int:
+    """The child's entry: one request in, progress and one outcome out."""
+    os.umask(0o002)
+    configure("info", "text")
+    request = msgspec.json.decode(channel.request, type=StageRequest)
+    channel.send(Ended(outcome=_outcome(request, channel)))
+    return 0
+
+
+def _outcome(request: StageRequest, channel: Channel) -> Outcome:  # noqa: PLR0911 - one line per kind of end
+    """How the stage ended. The only place that turns errors into outcomes."""
+    try:
+        return _run(request, channel)
+    except JobCancelled:
+        return Cancelled()
+    except TransientError as error:
+        return Retry(code=error.code, detail=str(error), hint=error.advice, wait_s=error.wait_s)
+    except StageError as error:
+        return Failed(code=error.code, detail=str(error), hint=error.advice)
+    except RequestError as error:
+        return Failed(code=error.code, detail=str(error), hint="The plugin's options or set-up do not fit this worker.")
+    except MemoryError:
+        return Failed(code=OutOfMemory.code, detail="The stage ran out of memory", hint=OutOfMemory.hint)
+    except Exception as error:
+        # The last fence before the process ends: the stage must have an outcome.
+        log.exception("stage.broken")
+        detail = f"{type(error).__name__}: {error}"
+        return Failed(code=Internal.code, detail=detail, hint=Internal.hint)
+
+
+def _run(request: StageRequest, channel: Channel) -> Outcome:
+    rooms = Workspace(request.workspace)
+    rooms.prepare()
+    tempfile.tempdir = str(rooms.scratch)
+    volume = Volume(request.models_dir)
+    attempt = StageAttempt(channel, volume, rooms, request.limits)
+    attempt.listen_for_cancel()
+    tools = Tools(
+        catalog=Catalog.installed(request.enabled_plugins),
+        store=ArtefactStore(volume),
+        attempt=attempt,
+        settings=request.settings,
+        secrets=request.secrets,
+        now=utc_now,
+    )
+    work = msgspec.convert(request.work, WORK_TYPES[request.kind])
+    match work:
+        case FetchWork():
+            return fetch(work, tools)
+        case ConvertWork():
+            return convert(work, request.input, tools)
+        case PublishWork():
+            return show(work, request.input, tools)
+        case _:
+            assert_never(work)

@@ -1,0 +1,49 @@
+"""What a supervisor and the child that runs a stage tell each other."""
+
+from pathlib import Path
+
+import msgspec
+
+from common.outcome import Outcome
+from common.plugins import TransferLimits
+from common.spec import Progress
+from common.vocabulary import StageKind
+
+
+class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a child needs to run one attempt. It travels over a socket, never through the environment."""
+
+    stage_id: str
+    attempt: int
+    kind: StageKind
+    work: dict[str, object]
+    input: str | None
+    models_dir: Path
+    workspace: Path
+    enabled_plugins: str
+    settings: dict[str, str]
+    secrets: dict[str, str]
+    limits: TransferLimits
+
+
+class Advanced(msgspec.Struct, frozen=True, kw_only=True, tag="advanced"):
+    """The child got further."""
+
+    progress: Progress
+
+
+class AskFence(msgspec.Struct, frozen=True, kw_only=True, tag="ask_fence"):
+    """The child stands before the point of no return and asks whether the lease is still held."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """The child is done; its outcome."""
+
+    outcome: Outcome
+
+
+class FencePassed(msgspec.Struct, frozen=True, kw_only=True, tag="fence_passed"):
+    """The lease is held: go on. Where it is not, the child is killed and hears nothing."""
+
+
+FromChild = Advanced | AskFence | Ended

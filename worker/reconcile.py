@@ -1,0 +1,93 @@
+"""The reconciler: finds what was lost and makes the queues agree with the table. Any number may run."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from common.artefacts.layout import Volume
+from common.artefacts.sweep import sweep
+from common.broker import Broker
+from common.errors import ServiceUnavailable
+from common.store.stages import StageStore
+from common.vocabulary import Pool
+from worker.identity import is_dead
+
+log = logging.getLogger(__name__)
+
+_MOST_TICKETS = 50
+_SWEEP_EVERY_S = 300.0
+
+
+@dataclass
+class Reconciler:
+    """One loop over the table: dead workers, expired leases, missing tickets, leftovers on disk."""
+
+    store: StageStore
+    broker: Broker
+    volume: Volume
+    lease_s: float
+    every_s: float
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _in_contact_since: float | None = None
+    _last_contact: float = 0.0
+    _swept_at: float | None = None
+
+    def run(self) -> None:
+        """Reconcile until stopped."""
+        while not self._stopped.is_set():
+            self.once()
+            self._stopped.wait(self.every_s)
+
+    def stop(self) -> None:
+        """End the loop after the round that is running."""
+        self._stopped.set()
+
+    def once(self) -> None:
+        """One round. A database that is away makes it a short one."""
+        try:
+            self._note_contact()
+            self._take_back()
+            for pool in Pool:
+                self._send_missing_tickets(pool)
+            self._sweep()
+        except ServiceUnavailable:
+            self._in_contact_since = None
+
+    def _note_contact(self) -> None:
+        self.store.claimable(Pool.DOWNLOAD)
+        now = time.monotonic()
+        if self._in_contact_since is None or now - self._last_contact > 4 * self.every_s:
+            self._in_contact_since = now
+        self._last_contact = now
+
+    def _take_back(self) -> None:
+        dead = [owner for owner in self.store.owners() if is_dead(owner)]
+        lost = self.store.reap_owners(dead)
+        # After an outage every lease looks expired, because nobody could prolong one. Workers get a full lease
+        # to show that they live before anything is taken from them.
+        in_contact_s = time.monotonic() - (self._in_contact_since or time.monotonic())
+        if in_contact_s >= self.lease_s:
+            lost += self.store.reap()
+        for stage_id in lost:
+            log.warning("stage.taken_back", extra={"stage": stage_id})
+
+    def _send_missing_tickets(self, pool: Pool) -> None:
+        waiting = self.broker.depth(pool)
+        if waiting is None:
+            return
+        missing = min(self.store.claimable(pool) - waiting, _MOST_TICKETS)
+        for _ in range(missing):
+            if not self.broker.enqueue(pool):
+                return
+        if missing > 0:
+            log.info("tickets.sent", extra={"pool": pool, "count": missing})
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if self._swept_at is not None and now - self._swept_at < _SWEEP_EVERY_S:
+            return
+        self._swept_at = now
+        live = {f"{stage_id}.{attempt}" for stage_id, attempt in self.store.running()}
+        for path in sweep(self.volume, live):
+            log.info("workspace.swept", extra={"workspace": path.name})

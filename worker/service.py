@@ -1,0 +1,175 @@
+"""A worker process: one pool, its fork server, its signs of life, and its end in order."""
+
+import importlib.util
+import logging
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+
+from common.artefacts.layout import Volume
+from common.broker import Broker, make_celery
+from common.catalog.registry import Catalog
+from common.errors import PluginNotInstalled, ServiceUnavailable
+from common.plugins import ConverterPlugin, HubPlugin
+from common.settings import Settings, inherited_environment
+from common.store.database import Database
+from common.store.stages import RetryPolicy, StageStore
+from common.vocabulary import Pool
+from worker.forkserver import ForkServer
+from worker.identity import own_identity
+from worker.runner import Runner
+from worker.tasks import register
+
+log = logging.getLogger(__name__)
+
+_ANNOUNCE_S = 3.0
+_ALWAYS = ("worker.child",)
+
+
+@dataclass
+class Worker:
+    """Everything that one worker process owns."""
+
+    runner: Runner
+    app: Celery
+    slots: int
+
+    def run(self) -> None:
+        """Consume tickets until told to stop. SIGTERM gives running stages back and ends the process."""
+        self.runner.server.start()
+        gone = threading.Event()
+        announcer = threading.Thread(target=self._announce, args=(gone,), name="announcer", daemon=True)
+        # The handlers are kept alive by this frame: Celery itself holds only weak references.
+        drain = self._drain
+        signals.worker_shutting_down.connect(drain)
+        announcer.start()
+        try:
+            self.app.worker_main([
+                "worker", "-P", "threads", "-c", str(self.slots), "-Q", self.runner.pool.value,
+                "-n", f"{self.runner.pool}-{os.getpid()}@%h", "--without-gossip", "--without-mingle",
+                "-l", logging.getLevelName(logging.getLogger().level),
+            ])  # fmt: skip
+        finally:
+            gone.set()
+            announcer.join(_ANNOUNCE_S)
+            self.runner.server.stop()
+            self._leave()
+
+    def _drain(self, **_: object) -> None:
+        log.info("worker.draining")
+        self.runner.drain()
+
+    def _announce(self, gone: threading.Event) -> None:
+        """Show a sign of life every few seconds; ready once the fork server has loaded the pool's plugins."""
+        ready = self.runner.server.wait_ready()
+        log.info(
+            "worker.ready", extra={"pool": self.runner.pool, "import_s": f"{ready.import_s:.1f}", "cold": ready.cold}
+        )
+        while True:
+            self._tell()
+            if gone.wait(_ANNOUNCE_S):
+                return
+
+    def _tell(self) -> None:
+        runner = self.runner
+        try:
+            runner.store.announce(
+                runner.owner, runner.pool, socket.gethostname(), self.slots, ready=True, draining=runner.draining
+            )
+        except ServiceUnavailable:
+            log.warning("worker.unannounced")
+
+    def _leave(self) -> None:
+        try:
+            self.runner.store.leave(self.runner.owner)
+        except ServiceUnavailable:
+            log.warning("worker.unannounced")
+
+
+def make_worker(pool: Pool, settings: Settings) -> Worker:
+    """Put a worker together. Raises PluginNotInstalled when a plugin of this pool lacks its libraries."""
+    volume = Volume(settings.models_dir)
+    volume.prepare()
+    plugins = _plugins(pool, Catalog.installed(settings.enabled_plugins))
+    slots = settings.download_slots if pool is Pool.DOWNLOAD else settings.convert_slots
+    server = ForkServer(_preload(plugins), _environment(pool, slots, volume), log)
+    runner = Runner(
+        pool=pool,
+        owner=own_identity(),
+        store=make_stage_store(settings),
+        broker=Broker(settings.redis_url),
+        server=server,
+        volume=volume,
+        settings=settings,
+    )
+    app = make_celery(settings.redis_url, consumer=True)
+    register(app, runner)
+    return Worker(runner=runner, app=app, slots=slots)
+
+
+def make_stage_store(settings: Settings) -> StageStore:
+    """The stage store with the operator's lease and retry rules."""
+    retry = RetryPolicy(
+        max_attempts=settings.max_attempts,
+        max_crashes=settings.max_crashes,
+        base_s=settings.retry_base_s,
+        cap_s=settings.retry_cap_s,
+    )
+    return StageStore(Database(settings.store_url), lease_s=settings.lease_s, retry=retry)
+
+
+def _plugins(pool: Pool, catalog: Catalog) -> list[HubPlugin[Any] | ConverterPlugin[Any]]:
+    return list(catalog.hubs.values()) if pool is Pool.DOWNLOAD else list(catalog.converters.values())
+
+
+def _preload(plugins: list[HubPlugin[Any] | ConverterPlugin[Any]]) -> list[str]:
+    """What the fork server imports. Raises PluginNotInstalled, so that a worker without its libraries never starts."""
+    modules = list(_ALWAYS)
+    for plugin in plugins:
+        named = [plugin.implementation.partition(":")[0]]
+        if isinstance(plugin, ConverterPlugin):
+            named = [*plugin.preload, *named]
+        for module in named:
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                raise PluginNotInstalled(
+                    f"Plugin '{plugin.name}' needs the module '{module}', which is not installed here",
+                    hint=f"Install modelferry[{plugin.extra}], or leave '{plugin.name}' out of ENABLED_PLUGINS.",
+                )
+        modules += named
+    return list(dict.fromkeys(modules))
+
+
+def _environment(pool: Pool, slots: int, volume: Volume) -> dict[str, str]:
+    """The whole environment of the fork server and its children: no token, no telemetry, no surprise downloads."""
+    home = volume.state / f"home-{pool}"
+    consent = home / "intel" / "openvino_telemetry"
+    consent.parent.mkdir(parents=True, exist_ok=True)
+    # OpenVINO takes the absence of this file for consent, and its sender would add a thread to the fork server.
+    consent.write_text("0")
+    threads = str(max(1, len(os.sched_getaffinity(0)) // slots))
+    environment = {
+        **inherited_environment(),
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "DO_NOT_TRACK": "1",
+        "NNCF_CI": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": threads,
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parent.parent), inherited_environment().get("PYTHONPATH", "")]
+        ),
+    }
+    if pool is Pool.CONVERT:
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return environment

@@ -1,0 +1,1 @@
+"""The three kinds of stage, one function each. They know plugins by contract only."""

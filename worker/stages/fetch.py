@@ -1,0 +1,77 @@
+"""Fetch: bring a source into the content store."""
+
+from pathlib import Path
+
+from common.artefacts.blobs import BlobStore, StoredFile
+from common.artefacts.manifest import Artefact, source_key
+from common.errors import IntegrityMismatch, OutputIncomplete
+from common.outcome import Succeeded
+from common.planning import FetchWork
+from common.spec import Manifest, Progress, RemoteFile
+from common.vocabulary import DigestAlgorithm, Phase
+from worker.stages.tools import Tools
+
+
+def fetch(work: FetchWork, tools: Tools) -> Succeeded:
+    """Pin the source, fetch what the store lacks, and record the artefact."""
+    attempt = tools.attempt
+    attempt.progress(Progress(phase=Phase.RESOLVING))
+    hub = tools.hub(work.hub)
+    options = tools.catalog.hub(work.hub).bind(work.options)
+    manifest = hub.resolve(work.source, options)
+    attempt.checkpoint()
+    key = source_key(manifest)
+    artefact = tools.store.load(key)
+    reused = artefact is not None
+    if artefact is None:
+        hub.fetch(manifest, options, attempt)
+        artefact = _record(key, manifest, tools)
+        tools.store.save(artefact)
+    attempt.progress(_all_there(artefact, reused=reused))
+    return Succeeded(artefact=key, result={"revision": manifest.revision, "reused": reused})
+
+
+def _record(key: str, manifest: Manifest, tools: Tools) -> Artefact:
+    files = tuple(_stored(file, tools.attempt.workspace, tools.store.blobs) for file in manifest.files)
+    return Artefact(
+        id=key,
+        kind="source",
+        format=manifest.format,
+        source=manifest.source,
+        revision=manifest.revision,
+        licence=manifest.licence,
+        files=files,
+        created_at=tools.now().isoformat(),
+    )
+
+
+def _stored(file: RemoteFile, folder: Path, blobs: BlobStore) -> StoredFile:
+    """The content that a hub has brought, as the store names it."""
+    path = folder / file.path
+    if not path.is_file():
+        raise OutputIncomplete(f"The hub plugin did not bring {file.path}")
+    size = path.stat().st_size
+    if file.size is not None and file.size != size:
+        raise IntegrityMismatch(f"{file.path} has {size} bytes; the hub promised {file.size}")
+    promised = file.digest.value if file.digest and file.digest.algorithm is DigestAlgorithm.SHA256 else None
+    if promised:
+        kept = blobs.stored(promised, size)
+        if kept is not None and kept.samefile(path):
+            # The very file that was verified on its way in: no second look at gigabytes.
+            return StoredFile(path=file.path, size=size, sha256=promised)
+    sha256 = blobs.take_unverified(path)
+    if promised not in {None, sha256}:
+        raise IntegrityMismatch(f"{file.path} has sha256 {sha256}; the hub promised {promised}")
+    return StoredFile(path=file.path, size=size, sha256=sha256)
+
+
+def _all_there(artefact: Artefact, *, reused: bool) -> Progress:
+    total, count = artefact.total_bytes, len(artefact.files)
+    return Progress(
+        phase=Phase.DONE,
+        bytes_done=total,
+        bytes_total=total,
+        files_done=count,
+        files_total=count,
+        bytes_resumed=total if reused else 0,
+    )
