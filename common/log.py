@@ -7,6 +7,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+_CHATTY = (
+    "httpx", "httpcore", "filelock", "urllib3", "kombu", "amqp", "alembic",
+    # A line of our own tells of each stage; Celery's would repeat every ticket, twice.
+    "celery.app.trace", "celery.worker.strategy",
+)  # fmt: skip
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
 _SECRETS = re.compile(
     r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{6,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|(?<=\?)[^\s\"'<>)]*(?:(?i:signature|token|sig|credential)=)[^\s\"'<>)]*"
@@ -20,7 +25,7 @@ def configure(level: str, style: Literal["text", "json"], stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "filelock", "urllib3", "kombu", "amqp", "alembic"):
+    for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -12,7 +13,7 @@ from common.spec import Destination, JobSpec, Source, Spec, Target
 from common.vocabulary import Format, ModelType, Operation, Pool, Precision, StageKind
 
 OVMS_CONVERTER = "openvino"
-"""What `is_ovms` of the wire contract asks for."""
+"""The converter that `is_ovms` of the wire contract means; where it is not enabled, another that writes the same."""
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}", re.ASCII)
 
@@ -76,6 +77,8 @@ class StagePlan(Spec, frozen=True):
 class Offer(Protocol):
     """The plugins that may be asked; the catalog is one."""
 
+    @property
+    def converters(self) -> Mapping[str, ConverterPlugin[Any]]: ...
     def hub(self, name: str) -> HubPlugin[Any]: ...
     def converter(self, name: str) -> ConverterPlugin[Any]: ...
 
@@ -147,7 +150,7 @@ def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
 
 
 def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
-    converter = _converter(offer)
+    converter = converter_of(offer)
     fetched = hub if hub.origin is None else None
     if fetched is not None and not fetched.formats & converter.reads:
         raise InvalidSpec(
@@ -176,7 +179,11 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     )
 
 
-def _converter(offer: Offer) -> ConverterPlugin[Any]:
+def converter_of(offer: Offer) -> ConverterPlugin[Any]:
+    """The converter that `is_ovms` gets. Raises PluginUnavailable with the text that clients know."""
+    able = [name for name, plugin in offer.converters.items() if plugin.writes is Format.OPENVINO]
+    if able and OVMS_CONVERTER not in able:
+        return offer.converter(able[0])
     try:
         return offer.converter(OVMS_CONVERTER)
     except PluginUnavailable as error:
@@ -204,4 +211,3 @@ def _check_name(wish: Wish, hub: HubPlugin[Any]) -> None:
     revision = wish.revision
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or revision.endswith("/")):
         raise InvalidSpec(f"Invalid revision: {revision[:200]!r}")
-

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -130,6 +130,8 @@ class HubPlugin(Generic[O]):
     """The directory below the requested one; the plugin's name where not given."""
     name_pattern: str = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?"
     """What a model's name looks like at this hub. A name becomes part of a path, so keep it strict."""
+    preset: Mapping[str, object] = field(default_factory=dict)
+    """What a download through this hub asks for, unless the request says otherwise."""
     settings: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
 
@@ -145,7 +147,7 @@ class HubPlugin(Generic[O]):
             named["extra"] = {**cast("dict[str, object]", named.get("extra", {})), **extra}
         elif extra:
             raise InvalidSpec(f"Hub '{self.name}' has no option '{min(extra)}'")
-        return _bind(self.name, self.options, named)
+        return _bind(self.name, self.options, {**self.preset, **named})
 
     def load(self, access: Access) -> Hub[O]:
         """Import and make the hub; inside a worker only. Raises PluginNotInstalled."""

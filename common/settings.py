@@ -129,12 +129,18 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def _convert(raw: dict[str, str]) -> Settings:
     for field, value in raw.items():
         try:
-            msgspec.convert({field: value}, Settings, strict=False)
+            msgspec.convert({field: value}, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
             shown = "***" if field == _HIDDEN else repr(value)
             msg = f"{_variable(field)}={shown} is not usable: {error}"
             raise SettingsError(msg) from error
-    return msgspec.convert(raw, Settings, strict=False)
+    return msgspec.convert(raw, Settings, strict=False, dec_hook=_decode)
+
+
+def _decode(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
 
 
 def _check(settings: Settings) -> None:

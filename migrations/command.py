@@ -1,11 +1,12 @@
 """Bring a database to the newest schema. Safe to run from several processes at once."""
 
+import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 
-from common.settings import read_settings
+from common.settings import SettingsError, read_settings
 
 
 def configuration(url: str) -> Config:
@@ -22,4 +23,7 @@ def upgrade(url: str) -> None:
 
 
 if __name__ == "__main__":
-    upgrade(read_settings().store_url)
+    try:
+        upgrade(read_settings().store_url)
+    except SettingsError as error:
+        sys.exit(f"modelferry: {error}")

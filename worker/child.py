@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from pathlib import Path
 from typing import assert_never
 
 import msgspec
@@ -58,10 +59,10 @@ def _outcome(request: StageRequest, channel: Channel) -> Outcome:  # noqa: PLR09
 
 
 def _run(request: StageRequest, channel: Channel) -> Outcome:
-    rooms = Workspace(request.workspace)
+    rooms = Workspace(Path(request.workspace))
     rooms.prepare()
     tempfile.tempdir = str(rooms.scratch)
-    volume = Volume(request.models_dir)
+    volume = Volume(Path(request.models_dir))
     attempt = StageAttempt(channel, volume, rooms, request.limits)
     attempt.listen_for_cancel()
     tools = Tools(

@@ -1,7 +1,5 @@
 """What a supervisor and the child that runs a stage tell each other."""
 
-from pathlib import Path
-
 import msgspec
 
 from common.outcome import Outcome
@@ -18,8 +16,8 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: StageKind
     work: dict[str, object]
     input: str | None
-    models_dir: Path
-    workspace: Path
+    models_dir: str
+    workspace: str
     enabled_plugins: str
     settings: dict[str, str]
     secrets: dict[str, str]

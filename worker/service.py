@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import threading
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from celery import Celery, signals
 from common.artefacts.layout import Volume
 from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
-from common.errors import PluginNotInstalled, ServiceUnavailable
+from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
 from common.settings import Settings, inherited_environment
 from common.store.database import Database
@@ -50,7 +51,7 @@ class Worker:
         announcer.start()
         try:
             self.app.worker_main([
-                "worker", "-P", "threads", "-c", str(self.slots), "-Q", self.runner.pool.value,
+                "-q", "worker", "-P", "threads", "-c", str(self.slots), "-Q", self.runner.pool.value,
                 "-n", f"{self.runner.pool}-{os.getpid()}@%h", "--without-gossip", "--without-mingle",
                 "-l", logging.getLevelName(logging.getLogger().level),
             ])  # fmt: skip
@@ -66,7 +67,13 @@ class Worker:
 
     def _announce(self, gone: threading.Event) -> None:
         """Show a sign of life every few seconds; ready once the fork server has loaded the pool's plugins."""
-        ready = self.runner.server.wait_ready()
+        try:
+            ready = self.runner.server.wait_ready()
+        except ChildCrashed as error:
+            # Without children nothing can be run: better to end, and to be started again, than to hold the queue.
+            log.error("worker.broken", extra={"reason": str(error)})  # noqa: TRY400 - the reason is the message
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         log.info(
             "worker.ready", extra={"pool": self.runner.pool, "import_s": f"{ready.import_s:.1f}", "cold": ready.cold}
         )

@@ -1,0 +1,74 @@
+"""Clears away what a publication replaced or left half-done, and never deletes what is not ours."""
+
+import os
+import shutil
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+from common.artefacts.blobs import BlobStore
+from common.artefacts.durable import folder_below, sync_folder
+from common.artefacts.layout import Volume
+from common.artefacts.manifest import PublishedManifest, read_published
+from common.spec import MANIFEST_NAME
+
+BUILDING = "building"
+"""A directory in the making: of no worth to anybody."""
+READY = "ready"
+"""A finished directory, and after the exchange the one that it replaced."""
+ASIDE = "aside"
+"""The replaced directory, where names cannot be exchanged."""
+PLACE = "destination"
+"""A file that says where all this belongs."""
+
+
+def clear_up(volume: Volume, staging: Path, at: Path, now: datetime) -> Path | None:
+    """Undo or finish whatever a publication to `at` left in its staging folder; its lock is held.
+
+    Returns where foreign content of the replaced directory is kept, or None.
+    """
+    aside = staging / ASIDE
+    if aside.is_dir() and not os.path.lexists(at):
+        with folder_below(volume.root, at.relative_to(volume.root).parts[:-1]) as parent:
+            os.rename(aside, at.name, dst_dir_fd=parent)
+            os.fsync(parent)
+    kept = [retire(volume, staging / name, at.name, now) for name in (READY, ASIDE)]
+    if staging.exists():
+        shutil.rmtree(staging)
+    return next((folder for folder in kept if folder is not None), None)
+
+
+def retire(volume: Volume, folder: Path, name: str, now: datetime) -> Path | None:
+    """Delete a replaced directory as far as it is ours; keep the rest below `replaced`, and say where."""
+    if not folder.is_dir():
+        return None
+    manifest = read_published(folder)
+    if manifest is not None:
+        _delete_intact(BlobStore(volume), folder, manifest)
+        # The last: until here a crash leaves a directory that is known to be ours.
+        (folder / MANIFEST_NAME).unlink()
+    _remove_empty(folder)
+    return _keep(volume, folder, name, now) if folder.exists() else None
+
+
+def _delete_intact(blobs: BlobStore, folder: Path, manifest: PublishedManifest) -> None:
+    """Delete the files that are just as they were published, but none beyond a symbolic link."""
+    real = Path(os.path.realpath(folder))
+    for file in manifest.files:
+        path = real / file.path
+        if Path(os.path.realpath(path)) == path and blobs.is_intact(path, file):
+            path.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    for at, _, _ in os.walk(folder, topdown=False):
+        if not any(Path(at).iterdir()):
+            Path(at).rmdir()
+
+
+def _keep(volume: Volume, folder: Path, name: str, now: datetime) -> Path:
+    # Two publications may retire equal names within one second.
+    place = volume.replaced / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}-{name[:180]}"
+    folder.rename(place)
+    sync_folder(volume.replaced)
+    return place
