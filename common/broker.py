@@ -37,6 +37,8 @@ def make_celery(redis_url: str, *, consumer: bool) -> Celery:
         broker_connection_timeout=_TIMEOUT_S,
         task_publish_retry=False,
         broker_transport_options={
+            # A sender tries once: a POST must not wait for a queue that is away.
+            **({} if consumer else {"max_retries": 0}),
             "visibility_timeout": 3600,
             "socket_timeout": 5 if consumer else _TIMEOUT_S,
             "socket_connect_timeout": _TIMEOUT_S,

@@ -83,8 +83,19 @@ class Offer(Protocol):
     def converter(self, name: str) -> ConverterPlugin[Any]: ...
 
 
+def require_plugins(wish: Wish, offer: Offer) -> None:
+    """Raise PluginUnavailable unless everything that the wish needs is offered.
+
+    The converter comes first: where hub and converter go by one name, the client hears of the conversion it wants.
+    """
+    if wish.convert:
+        _converter(offer)
+    offer.hub(wish.hub)
+
+
 def plan(wish: Wish, offer: Offer) -> JobSpec:
     """Judge a wish. Raises PluginUnavailable or InvalidSpec; after this only the world can make it fail."""
+    require_plugins(wish, offer)
     hub = offer.hub(wish.hub)
     _check_name(wish, hub)
     if wish.convert:
@@ -150,7 +161,7 @@ def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
 
 
 def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
-    converter = converter_of(offer)
+    converter = _converter(offer)
     fetched = hub if hub.origin is None else None
     if fetched is not None and not fetched.formats & converter.reads:
         raise InvalidSpec(
@@ -179,7 +190,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     )
 
 
-def converter_of(offer: Offer) -> ConverterPlugin[Any]:
+def _converter(offer: Offer) -> ConverterPlugin[Any]:
     """The converter that `is_ovms` gets. Raises PluginUnavailable with the text that clients know."""
     able = [name for name, plugin in offer.converters.items() if plugin.writes is Format.OPENVINO]
     if able and OVMS_CONVERTER not in able:

@@ -144,7 +144,10 @@ class HubPlugin(Generic[O]):
         extra = {key: value for key, value in raw.items() if key not in known}
         named = {key: value for key, value in raw.items() if key in known and value is not None}
         if extra and "extra" in known:
-            named["extra"] = {**cast("dict[str, object]", named.get("extra", {})), **extra}
+            given = named.get("extra", {})
+            if not isinstance(given, dict):
+                raise InvalidSpec(f"Option 'extra' of hub '{self.name}' must be an object")
+            named["extra"] = {**given, **extra}
         elif extra:
             raise InvalidSpec(f"Hub '{self.name}' has no option '{min(extra)}'")
         return _bind(self.name, self.options, {**self.preset, **named})

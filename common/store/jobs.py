@@ -30,7 +30,8 @@ class JobStore:
         """Accept jobs: all of them or none. They are durable when this returns."""
         with self._database.write() as connection:
             ids = [_insert_job(connection, spec) for spec in specs]
-        return [self.job(job_id) for job_id in ids]
+            rows = connection.execute(_select_jobs().where(JobRow.id.in_(ids)).order_by(JobRow.seq)).all()
+        return [_record(row) for row in rows]
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob."""

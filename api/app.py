@@ -1,0 +1,134 @@
+"""The composition root of the web process: settings in, application out."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
+from urllib.parse import quote
+
+from litestar import Litestar, Router
+from litestar.config.cors import CORSConfig
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.handlers import HTTPRouteHandler
+from litestar.middleware import ASGIMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Server
+from litestar.response.redirect import ASGIRedirectResponse
+from litestar.types import ASGIApp, ControllerRouterHandler, Method, Receive, Scope, Send
+from litestar.types.internal_types import PathParameterDefinition
+
+from api.problems import HANDLERS
+from api.routes import docs, health, jobs, models, plugins
+from api.usecases import Jobs, Readiness
+from api.views import Places
+from common.artefacts.layout import Volume
+from common.broker import Broker
+from common.catalog.registry import Catalog
+from common.settings import Settings
+from common.store.database import Database
+from common.store.jobs import JobStore
+
+PREFIX = "/api/v1"
+"""Every route answers with it and without it."""
+
+_MAX_BODY_BYTES = 1024 * 1024
+_ALIVE_WITHIN_S = 10.0
+"""A worker that has shown no sign of life for this long is gone; a live one shows one every few seconds."""
+
+ROUTES: Sequence[ControllerRouterHandler] = (
+    health.health,
+    health.ready,
+    models.download_models,
+    models.list_model_jobs,
+    models.list_results,
+    jobs.list_jobs,
+    jobs.get_job,
+    jobs.cancel_job,
+    plugins.list_plugins,
+    docs.openapi_document,
+    docs.docs_page,
+    docs.static_files,
+)
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The whole web process. Opens no connection before the first request that needs one."""
+    database = Database(settings.store_url)
+    store = JobStore(database)
+    broker = Broker(settings.redis_url)
+    catalog = Catalog.installed(settings.enabled_plugins)
+    use_cases = Jobs(store=store, catalog=catalog, broker=broker, volume=Volume(settings.models_dir.absolute()))
+    readiness = Readiness(store=store, catalog=catalog, broker=broker, alive_within_s=_ALIVE_WITHIN_S)
+    places = Places(models_dir=settings.models_dir.absolute(), model_path=settings.model_path)
+    return Litestar(
+        route_handlers=[*ROUTES, Router(PREFIX, route_handlers=ROUTES, include_in_schema=False)],
+        dependencies={
+            "jobs": Provide(lambda: use_cases, sync_to_thread=False),
+            "readiness": Provide(lambda: readiness, sync_to_thread=False),
+            "places": Provide(lambda: places, sync_to_thread=False),
+        },
+        exception_handlers=HANDLERS,
+        middleware=[NoTrailingSlash()],
+        cors_config=_cors(settings),
+        openapi_config=_openapi(),
+        logging_config=None,
+        request_max_body_size=_MAX_BODY_BYTES,
+        on_shutdown=[database.dispose],
+    )
+
+
+class NoTrailingSlash(ASGIMiddleware):
+    """Sends a client that put a slash behind a known path to the path itself."""
+
+    scopes = (ScopeType.HTTP,)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """The router has taken the slash off `path` already; only `raw_path` still has it."""
+        asked = scope["raw_path"].split(b"?")[0]
+        if scope["path"] == "/" or not asked.endswith(b"/"):
+            await next_app(scope, receive, send)
+            return
+        query = scope["query_string"].decode("latin-1")
+        location = quote(scope["path"]) + (f"?{query}" if query else "")
+        await ASGIRedirectResponse(path=location, status_code=307)(scope, receive, send)
+
+
+class CredentialedCORS(CORSConfig):
+    """Answers a preflight with the caller's own origin: browsers refuse `*` together with credentials."""
+
+    @cached_property
+    def preflight_headers(self) -> dict[str, str]:
+        """Without the origin, which the middleware then fills in."""
+        headers = {name: value for name, value in super().preflight_headers.items() if not name.endswith("-Origin")}
+        return headers | {"Vary": "Origin"}
+
+
+def _cors(settings: Settings) -> CORSConfig:
+    return CredentialedCORS(
+        allow_origins=_listed(settings.cors_allow_origins),
+        allow_methods=_listed(settings.cors_allow_methods),  # type: ignore[arg-type]  # any word the operator chose
+        allow_headers=_listed(settings.cors_allow_headers),
+        allow_credentials=True,
+    )
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Modelferry",
+        version=version("modelferry"),
+        description="Fetches AI models, converts them to OpenVINO, publishes them, and says when they are there.",
+        servers=[Server(url="/"), Server(url=PREFIX)],
+        path="/schema",
+        render_plugins=[JsonRenderPlugin()],
+        use_handler_docstrings=True,
+        operation_id_creator=_operation_id,
+    )
+
+
+def _operation_id(handler: HTTPRouteHandler, _method: Method, _path: list[str | PathParameterDefinition]) -> str:
+    return handler.handler_name

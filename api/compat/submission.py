@@ -1,0 +1,212 @@
+"""The body of a submission: pydantic models of the contract's request, and the wishes they stand for."""
+
+import re
+from collections.abc import Collection, Iterable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from api.compat.decoding import Reader
+from common.errors import InvalidSpec
+from common.planning import Wish
+from common.vocabulary import ModelType, Precision
+
+HUBS = (
+    "huggingface",
+    "ultralytics",
+    "pipeline-zoo-models",
+    "ollama",
+    "openvino",
+    "geti",
+    "hls",
+    "remote-url",
+    "omz",
+)
+"""The hubs that the contract names, installed here or not. Naming an installed hub beside them is fine too."""
+
+_UNIT = r"(?:CPU|GPU|NPU)"
+_DEVICE = re.compile(rf"{_UNIT}|HETERO:{_UNIT}(?:\.[0-9]+)?(?:,{_UNIT}(?:\.[0-9]+)?)*", re.ASCII)
+_LONGEST_DEVICE = 100
+_SHOWN = 80
+
+
+class VoiceTarget(StrEnum):
+    """Applications whose models the contract lets a client name by the application."""
+
+    AUDIO_ANALYZER = "audio-analyzer"
+    TEXT_TO_SPEECH = "text-to-speech"
+
+
+def _hub(value: object, info: ValidationInfo) -> str:
+    known: Collection[str] = (info.context or {}).get("hubs", HUBS)
+    name = value.lower() if isinstance(value, str) else None
+    if name is None or name not in known:
+        raise PydanticCustomError("enum", "Input should be {expected}", {"expected": _alternatives(known)})
+    return name
+
+
+def _alternatives(names: Iterable[str]) -> str:
+    *others, last = [f"'{name}'" for name in names]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _model_type(value: object) -> object:
+    return ModelType.RERANK if value == "reranker" else value
+
+
+def _device(value: str) -> str:
+    device = value.strip().upper()
+    if len(device) > _LONGEST_DEVICE or not _DEVICE.fullmatch(device):
+        raise ValueError(f"Invalid device '{value[:_SHOWN]}'. Use CPU, GPU, NPU, or HETERO:<dev>[,<dev>...]")
+    return device
+
+
+Hub = Annotated[
+    str, BeforeValidator(_hub), WithJsonSchema({"type": "string", "enum": list(HUBS), "description": "In any case."})
+]
+Kind = Annotated[
+    ModelType,
+    BeforeValidator(_model_type),
+    WithJsonSchema({"type": "string", "enum": [*ModelType, "reranker"]}),
+]
+Device = Annotated[
+    str,
+    AfterValidator(_device),
+    Field(description="CPU, GPU, NPU, or HETERO:<dev>[,<dev>...]; in any case.", examples=["CPU", "HETERO:GPU,CPU"]),
+]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class OpenVinoConfig(BaseModel):
+    """Options of a conversion, as a block of their own."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    precision: Precision | None = None
+    device: Device | None = None
+    ov_cache_dir: str | None = None
+    overwrite_models: bool | None = None
+    extra_quantization_params: str | None = None
+    cache_size: Positive | None = None
+    pipeline_type: str | None = None
+    kv_cache_precision: str | None = None
+    enable_prefix_caching: bool | None = None
+    dynamic_split_fuse: bool | None = None
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    draft_source_model: str | None = None
+    max_prompt_len: int | None = None
+    prompt_lookup_decoding: bool | None = None
+    normalize: bool | None = None
+    pooling: str | None = None
+    truncate: bool | None = None
+    num_streams: Positive | None = None
+    max_doc_length: Positive | None = None
+
+
+class Config(BaseModel):
+    """Options for the hub and the converter. A key that is not listed here is handed on to them."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    precision: Precision | None = None
+    device: Device | None = None
+    cache_size: Annotated[Positive | None, Field(description="In GB; a string of digits will do.")] = None
+    quantize: str | None = None
+    model_group_id: str | None = None
+    optimized_model_id: str | None = None
+    export_type: str | None = None
+    model_only: bool | None = None
+    openvino_config: OpenVinoConfig | None = None
+    post_processing: dict[str, Any] | None = None
+    weight_format: Annotated[
+        Precision | None, Field(alias="weight-format", description="Another name of precision.")
+    ] = None
+    target_device: Annotated[Device | None, Field(description="Another name of device.")] = None
+
+    def wanted(self) -> dict[str, object]:
+        """The options that were given, as plain JSON values under the names of the contract."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class ModelRequest(BaseModel):
+    """One model that is wanted."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    name: Annotated[str, Field(min_length=1, description="As the hub writes it.", examples=["Qwen/Qwen3-0.6B"])]
+    hub: Hub
+    type: Annotated[Kind | None, Field(description="What the model is for. A conversion needs it.")] = None
+    is_ovms: Annotated[bool, Field(description="Convert to OpenVINO, ready for OpenVINO Model Server.")] = False
+    revision: Annotated[str | None, Field(description="Branch, tag or commit; the hub's default if none.")] = None
+    config: Config | None = None
+    override_credentials: Annotated[
+        dict[str, str | None] | None, Field(description="Not supported: anything but an empty object is refused.")
+    ] = None
+    validate_credentials: Annotated[bool, Field(description="Not supported: true is refused.")] = False
+    target: Annotated[VoiceTarget | None, Field(description="Not supported: anything but null is refused.")] = None
+
+    def wish(self) -> Wish:
+        """What is wanted, in our own words. Raises InvalidSpec for what is not offered."""
+        self._refuse_what_is_not_offered()
+        return Wish(
+            name=self.name,
+            hub=self.hub,
+            root="",
+            model_type=self.type,
+            convert=self.is_ovms,
+            revision=self.revision,
+            config={} if self.config is None else self.config.wanted(),
+        )
+
+    def _refuse_what_is_not_offered(self) -> None:
+        # To pass over a credential, or the wish to have it checked, would be worse than to refuse it.
+        if self.override_credentials:
+            raise InvalidSpec("'override_credentials' is not supported: set HF_TOKEN where the workers run instead.")
+        if self.validate_credentials:
+            raise InvalidSpec("'validate_credentials' is not supported.")
+        if self.target is not None:
+            raise InvalidSpec(
+                f"'target' is not supported: leave out '{self.target.value}' and set 'type', 'is_ovms' and 'config'."
+            )
+
+
+class ModelDownloadRequest(BaseModel):
+    """The models that are wanted."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    models: list[ModelRequest]
+    parallel_downloads: Annotated[
+        bool | None, Field(description="Has no effect: as many models are worked on at once as there are free workers.")
+    ] = False
+
+
+class SubmitQuery(BaseModel):
+    """The query of a submission."""
+
+    download_path: Annotated[
+        str, Field(description="Where to publish, below MODELS_DIR; empty for MODELS_DIR itself.", examples=["llm"])
+    ]
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A submission that has the documented shape. Where its wishes go is still the path that the client gave."""
+
+    download_path: str
+    wishes: tuple[Wish, ...]
+
+
+def read_submission(
+    query: Iterable[tuple[str, str]], body: bytes, content_type: str | None, installed_hubs: Iterable[str]
+) -> Submission:
+    """Raises Unprocessable with every fault of query and body, UnreadableBody, or InvalidSpec."""
+    reader = Reader({"hubs": dict.fromkeys([*HUBS, *installed_hubs])})
+    asked = reader.query(SubmitQuery, query)
+    wanted = reader.body(ModelDownloadRequest, body, content_type)
+    if asked is None or wanted is None:
+        raise reader.refusal()
+    return Submission(download_path=asked.download_path, wishes=tuple(model.wish() for model in wanted.models))

@@ -1,0 +1,306 @@
+"""From records to views: the one place that decides what of a record a client sees."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+import msgspec
+from msgspec import UNSET, UnsetType, structs
+
+from api.wire import (
+    CancelView,
+    CapabilityView,
+    ConfigKeyView,
+    JobView,
+    PluginGroups,
+    PluginPage,
+    PluginView,
+    ProgressView,
+    Readiness,
+    ResultLine,
+    ResultView,
+    Started,
+    TargetView,
+)
+from common.catalog.registry import PluginEntry
+from common.plugins import HubPlugin
+from common.records import JobRecord
+from common.spec import JobSpec, Progress, Target
+from common.vocabulary import JobState, Operation, Phase, StageKind, StageState
+
+_CONTAINER_ROOT = "/opt/models/"
+_FETCHED_PERCENT = 50.0
+"""Where the bar of a conversion stands when its model has been fetched."""
+_BEFORE_THE_END = 99.0
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """The models volume as this process sees it, and as clients on the host do."""
+
+    models_dir: Path
+    model_path: str
+
+    def inside(self, relative: str) -> str:
+        """The absolute path, in this container, of something on the volume."""
+        return str(self.models_dir / relative)
+
+    def on_host(self, path: str) -> str:
+        """The same path for a client on the host. Only the documented mount point is translated."""
+        if not path.startswith(_CONTAINER_ROOT):
+            return path
+        return f"{self.model_path or 'models'}/{path.removeprefix(_CONTAINER_ROOT)}"
+
+
+class _Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What the publish stage left in a job's result."""
+
+    path: str | UnsetType = UNSET
+    revision: str | UnsetType = UNSET
+    licence: str | None = None
+    artefact: str | UnsetType = UNSET
+    reused: bool | UnsetType = UNSET
+    bytes: int | UnsetType = UNSET
+    files: int | UnsetType = UNSET
+    versions: dict[str, str] | UnsetType = UNSET
+
+
+def started(records: Iterable[JobRecord]) -> Started:
+    """The answer to a submission, ids in the order of its models."""
+    ids = [record.id for record in records]
+    return Started(message=f"Started processing {len(ids)} model(s)", job_ids=ids)
+
+
+def job_view(record: JobRecord, places: Places) -> JobView:
+    """A job as clients see it."""
+    spec = record.spec
+    failed = record.state is JobState.FAILED
+    completed = record.state is JobState.COMPLETED
+    begun = _time(record.created_at)
+    return JobView(
+        id=record.id,
+        job_id=record.id,
+        operation_type=spec.operation,
+        model_name=spec.source.name,
+        hub=spec.hub,
+        output_dir=_output_dir(spec, places),
+        status=record.state,
+        start_time=begun,
+        creation_time=begun,
+        plugin_name=spec.converter or spec.hub,
+        plugin=spec.converter or spec.hub,
+        model_type=spec.model_type,
+        revision=spec.source.revision,
+        config=spec.config,
+        attempt=record.attempt,
+        progress=progress_view(record),
+        completion_time=UNSET if record.ended_at is None else _time(record.ended_at),
+        error=_failure(record) if failed else UNSET,
+        error_code=(record.error_code or "internal") if failed else UNSET,
+        hint=(record.hint or UNSET) if failed else UNSET,
+        path=_published(record).path if completed else UNSET,
+        result=_result(record, places) if completed else UNSET,
+    )
+
+
+def progress_view(record: JobRecord) -> ProgressView:
+    """How far a job is, over all of its stages. The bytes stay those of the fetch after it has ended."""
+    fetching = record.stage in {None, StageKind.FETCH}
+    seen = record.fetched or (record.progress if fetching else None) or Progress(phase=Phase.WAITING)
+    fetched = seen if fetching else _whole(seen)
+    speed = fetched.speed_bps if fetching and record.stage_state is StageState.RUNNING else None
+    return ProgressView(
+        phase=_phase(record),
+        percent=_percent(record, fetched),
+        bytes_done=fetched.bytes_done,
+        bytes_total=fetched.bytes_total,
+        files_done=fetched.files_done,
+        files_total=fetched.files_total,
+        bytes_resumed=fetched.bytes_resumed,
+        speed_bps=speed,
+        eta_s=_eta(fetched, speed),
+    )
+
+
+def _whole(progress: Progress) -> Progress:
+    """A fetch that has succeeded: the last heartbeat came before its last bytes."""
+    return structs.replace(
+        progress,
+        bytes_done=progress.bytes_done if progress.bytes_total is None else progress.bytes_total,
+        files_done=progress.files_done if progress.files_total is None else progress.files_total,
+    )
+
+
+def result_line(record: JobRecord, places: Places) -> ResultLine:
+    """A completed job, in short."""
+    return ResultLine(
+        job_id=record.id,
+        model_name=record.spec.source.name,
+        hub=record.spec.hub,
+        operation_type=record.spec.operation,
+        model_path=_output_dir(record.spec, places),
+        completion_time=UNSET if record.ended_at is None else _time(record.ended_at),
+        is_ovms=record.spec.operation is Operation.CONVERT,
+    )
+
+
+def cancel_view(record: JobRecord) -> CancelView:
+    """The answer to a cancel that was heard."""
+    return CancelView(message=f"Job {record.id} has been cancelled", job_id=record.id, status=record.state)
+
+
+def plugin_page(entries: Iterable[PluginEntry]) -> PluginPage:
+    """Everything that is installed, and how to enable more of it."""
+    views = [_plugin(entry) for entry in entries]
+    return PluginPage(
+        available_plugins=PluginGroups(
+            downloader=[view for view in views if view.type == "downloader"] or UNSET,
+            converter=[view for view in views if view.type == "converter"] or UNSET,
+        ),
+        total_count=len(views),
+        available_count=sum(view.available for view in views),
+        activation_instructions=(
+            "Set ENABLED_PLUGINS to the names of the plugins to offer, with commas, or to 'all', "
+            "for the API and the workers alike, and start them again."
+        ),
+    )
+
+
+def readiness_view(missing: dict[str, str | None]) -> Readiness:
+    """Part -> what it lacks, or None, as a view."""
+    whole = not any(missing.values())
+    return Readiness(
+        status="ready" if whole else "not ready", parts={part: lack or "ok" for part, lack in missing.items()}
+    )
+
+
+def _time(moment: datetime) -> str:
+    # Python before 3.11 cannot read a trailing Z, and clients of that age are in use.
+    return moment.isoformat()
+
+
+def _failure(record: JobRecord) -> str:
+    return record.error or record.error_code or "The job failed without saying why."
+
+
+def _output_dir(spec: JobSpec, places: Places) -> str:
+    return places.inside(_shelf(spec) if spec.operation is Operation.CONVERT else spec.destination.root)
+
+
+def _shelf(spec: JobSpec) -> str:
+    """The folder that holds this model's folder and those of its kind: of one hub, or of one precision."""
+    folder = spec.destination.folder
+    if spec.operation is Operation.CONVERT:
+        shelf = folder.removesuffix(f"/{spec.source.name}")
+    else:
+        shelf = str(PurePosixPath(folder).parent)
+    return f"{spec.destination.root}/{shelf}".removeprefix("/")
+
+
+def _result(record: JobRecord, places: Places) -> ResultView:
+    spec = record.spec
+    shelf = places.on_host(places.inside(_shelf(spec)))
+    left = _published(record)
+    common = ResultView(
+        model_name=spec.source.name,
+        source=spec.converter or spec.hub,
+        revision=left.revision,
+        licence=left.licence or UNSET,
+        artefact=left.artefact,
+        reused=left.reused,
+        bytes=left.bytes,
+        files=left.files,
+        versions=left.versions,
+    )
+    if spec.target is None:
+        return structs.replace(common, download_path=shelf)
+    return structs.replace(
+        common,
+        type=spec.target.model_type,
+        conversion_path=shelf,
+        is_ovms=True,
+        config=_target(spec.target, spec),
+        message=f"Model '{spec.source.name}' was converted to OpenVINO {spec.target.precision}.",
+        mode="convert",
+    )
+
+
+def _published(record: JobRecord) -> _Published:
+    return msgspec.convert(record.result, _Published)
+
+
+def _target(target: Target, spec: JobSpec) -> TargetView:
+    cache = spec.serving_options.get("cache_size")
+    return TargetView(
+        precision=target.precision, device=target.device, cache=cache if isinstance(cache, int) else UNSET
+    )
+
+
+def _phase(record: JobRecord) -> Phase:
+    if record.state is JobState.COMPLETED:
+        return Phase.DONE
+    if record.stage_state in {None, StageState.QUEUED}:
+        return Phase.WAITING
+    if record.progress is not None:
+        return record.progress.phase
+    match record.stage:
+        case None | StageKind.FETCH:
+            return Phase.RESOLVING
+        case StageKind.CONVERT:
+            return Phase.CONVERTING
+        case StageKind.PUBLISH:
+            return Phase.PUBLISHING
+
+
+def _percent(record: JobRecord, fetched: Progress) -> float | None:
+    """One bar over all stages. It stands still rather than go back when one stage follows another."""
+    converts = record.spec.operation is Operation.CONVERT
+    fetch_share = _FETCHED_PERCENT if converts else _BEFORE_THE_END
+    if record.state is JobState.COMPLETED:
+        return 100.0
+    match record.stage:
+        case StageKind.CONVERT:
+            converted = _ratio(record.progress) or 0.0
+            return round(_FETCHED_PERCENT + (_BEFORE_THE_END - _FETCHED_PERCENT) * converted, 1)
+        case StageKind.PUBLISH:
+            return _BEFORE_THE_END
+        case _:
+            done = _ratio(fetched)
+            if done is None:
+                return None if fetched.bytes_done else 0.0
+            return round(fetch_share * done, 1)
+
+
+def _ratio(progress: Progress | None) -> float | None:
+    if progress is None or progress.bytes_total is None:
+        return None
+    if progress.bytes_total == 0:
+        return 1.0
+    return min(1.0, progress.bytes_done / progress.bytes_total)
+
+
+def _eta(progress: Progress, speed: float | None) -> float | None:
+    if not speed or progress.bytes_total is None:
+        return None
+    return round(max(0, progress.bytes_total - progress.bytes_done) / speed, 1)
+
+
+def _plugin(entry: PluginEntry) -> PluginView:
+    secrets = sorted(entry.plugin.secrets) if isinstance(entry.plugin, HubPlugin) else []
+    return PluginView(
+        name=entry.name,
+        type=entry.kind,
+        description=entry.plugin.description,
+        capabilities=CapabilityView(),
+        config_keys=[
+            ConfigKeyView(
+                name=name,
+                description=f"Access token for '{entry.name}': needed for gated and private models.",
+                sensitive=True,
+                required=False,
+                group=None,
+            )
+            for name in secrets
+        ],
+        available=entry.available,
+        unavailable_reason=entry.reason,
+    )

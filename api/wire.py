@@ -1,0 +1,219 @@
+"""What travels over HTTP: one struct per JSON object."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from common.vocabulary import JobState, ModelType, Operation, Phase, Precision
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """The root of all views. A key whose value is not known yet is absent, never null, unless it says so."""
+
+
+class Health(View, frozen=True):
+    """The web process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(View, frozen=True):
+    """Whether a job submitted now would run, and what each part says."""
+
+    status: Literal["ready", "not ready"]
+    parts: dict[str, str]
+    """Part -> `ok`, or what is missing."""
+
+
+class Started(View, frozen=True):
+    """The answer to a submission. Keep it free of any key that holds the word for a failure: clients search for it."""
+
+    message: str
+    job_ids: list[str]
+    status: Literal["processing"] = "processing"
+
+
+class ProgressView(View, frozen=True):
+    """How far a job is. Bytes and files are those of the transfer; null is what nobody knows."""
+
+    phase: Phase
+    percent: float | None
+    """Of the whole job; 100 only when it is completed. Null while the hub has not told the sizes."""
+    bytes_done: int
+    bytes_total: int | None
+    files_done: int
+    files_total: int | None
+    bytes_resumed: int
+    """How many of `bytes_done` did not have to be fetched again."""
+    speed_bps: float | None
+    """Bytes per second, while a transfer runs."""
+    eta_s: float | None
+    """Seconds until the transfer ends, at this speed."""
+
+
+class TargetView(View, frozen=True):
+    """The form that a conversion brought the model into."""
+
+    precision: Precision
+    device: str
+    cache: int | UnsetType = UNSET
+
+
+class ResultView(View, frozen=True):
+    """What a completed job left. The first keys are those of the hub or converter that did the work."""
+
+    model_name: str
+    source: str
+    success: Literal[True] = True
+    download_path: str | UnsetType = UNSET
+    """Of a download: the hub's folder, as the host sees it."""
+    type: ModelType | UnsetType = UNSET
+    conversion_path: str | UnsetType = UNSET
+    """Of a conversion: the folder of its precision, as the host sees it."""
+    is_ovms: bool | UnsetType = UNSET
+    config: TargetView | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    mode: Literal["convert"] | UnsetType = UNSET
+    revision: str | UnsetType = UNSET
+    """The immutable revision that was fetched."""
+    licence: str | UnsetType = UNSET
+    artefact: str | UnsetType = UNSET
+    reused: bool | UnsetType = UNSET
+    """Whether an equal model had been made before, so that nothing had to be done again."""
+    bytes: int | UnsetType = UNSET
+    files: int | UnsetType = UNSET
+    versions: dict[str, str] | UnsetType = UNSET
+    """The tools that made the converted model."""
+
+
+class JobView(View, frozen=True):
+    """A job. Several keys come twice, under the names that clients of different ages read."""
+
+    id: str
+    job_id: str
+    operation_type: Operation
+    model_name: str
+    hub: str
+    output_dir: str
+    """Absolute, inside the container: the directory asked for, or the folder of the precision."""
+    status: JobState
+    start_time: str
+    creation_time: str
+    plugin_name: str
+    plugin: str
+    model_type: ModelType | None
+    revision: str | None
+    """As it was asked for; null is the hub's default."""
+    config: dict[str, object]
+    attempt: int
+    """How often the current stage has been begun."""
+    progress: ProgressView
+    completion_time: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    error_code: str | UnsetType = UNSET
+    hint: str | UnsetType = UNSET
+    """What to do about the error."""
+    path: str | UnsetType = UNSET
+    """Absolute, inside the container: the directory of the published model."""
+    result: ResultView | UnsetType = UNSET
+
+
+class JobPage(View, frozen=True):
+    """Jobs, oldest first. `total` is there when a page or a state was asked for."""
+
+    jobs: list[JobView]
+    total: int | UnsetType = UNSET
+
+
+class ResultLine(View, frozen=True):
+    """One completed job, in short."""
+
+    job_id: str
+    model_name: str
+    hub: str
+    operation_type: Operation
+    model_path: str
+    completion_time: str | UnsetType
+    is_ovms: bool
+    status: Literal["success"] = "success"
+
+
+class ResultPage(View, frozen=True):
+    """Every completed job."""
+
+    results: list[ResultLine]
+
+
+class CancelView(View, frozen=True):
+    """The answer to a cancel that was heard."""
+
+    message: str
+    job_id: str
+    status: JobState
+
+
+class CapabilityView(View, frozen=True):
+    """What a plugin can do beyond its first duty."""
+
+    supports_parallel_downloads: bool = True
+    supports_listing: bool = False
+    listing_filter_fields: list[str] = []
+
+
+class ConfigKeyView(View, frozen=True):
+    """A setting of the service that a plugin reads."""
+
+    name: str
+    description: str
+    sensitive: bool
+    required: bool
+    group: str | None
+
+
+class PluginView(View, frozen=True):
+    """A hub or a converter, and whether it may be used here."""
+
+    name: str
+    type: Literal["downloader", "converter"]
+    description: str
+    capabilities: CapabilityView
+    config_keys: list[ConfigKeyView]
+    available: bool
+    unavailable_reason: str | None
+
+
+class PluginGroups(View, frozen=True):
+    """Plugins by kind. A kind without plugins is absent."""
+
+    downloader: list[PluginView] | UnsetType = UNSET
+    converter: list[PluginView] | UnsetType = UNSET
+
+
+class PluginPage(View, frozen=True):
+    """Everything that is installed."""
+
+    available_plugins: PluginGroups
+    total_count: int
+    available_count: int
+    activation_instructions: str
+
+
+class Problem(View, frozen=True):
+    """Why a request was refused."""
+
+    detail: str
+
+
+class Fault(View, frozen=True):
+    """One value of a request that cannot be used. It never repeats the value."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+
+
+class FaultyRequest(View, frozen=True):
+    """Everything in a request that cannot be used."""
+
+    detail: list[Fault]

@@ -1,0 +1,179 @@
+"""The OpenAPI document and the page that shows it: true to the routes, and complete without any other server."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # comes without types
+
+from api.app import ROUTES
+from tests.web import Web, web
+
+ENDPOINTS = {
+    ("get", "/health"),
+    ("get", "/ready"),
+    ("post", "/models/download"),
+    ("get", "/models/jobs"),
+    ("get", "/models/results"),
+    ("get", "/jobs"),
+    ("get", "/jobs/{job_id}"),
+    ("post", "/jobs/{job_id}/cancel"),
+    ("get", "/plugins"),
+}
+URL = re.compile(rb"""(?:src|href)\s*=\s*["']([^"']*)["']""")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with web(tmp_path_factory.mktemp("web")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def document(service: Web) -> dict[str, Any]:
+    found: dict[str, Any] = service.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method, path, operation
+
+
+def test_case_2_every_endpoint_is_documented_once(document: dict[str, Any]) -> None:
+    assert {(method, path) for method, path, _ in operations(document)} == ENDPOINTS
+    assert [server["url"] for server in document["servers"]] == ["/", "/api/v1"]
+
+
+def test_both_forms_serve_the_same_document(service: Web, document: dict[str, Any]) -> None:
+    assert service.get("/api/v1/openapi.json").json() == document
+
+
+def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert document["info"]["title"]
+    assert document["info"]["version"]
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(names) == len(set(names))
+    for _, path, operation in operations(document):
+        assert operation["summary"]
+        assert all(re.fullmatch(r"[1-5]\d\d", status) for status in operation["responses"])
+        assert all(answer["description"] for answer in operation["responses"].values())
+        parameters = operation.get("parameters", [])
+        in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", path))
+        assert all(parameter["required"] for parameter in parameters if parameter["in"] == "path")
+
+
+def test_every_schema_is_a_schema_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = list(walk(document, "schema")) + list(document["components"]["schemas"].values())
+    assert len(schemas) > 20
+    for schema in schemas:
+        Draft202012Validator.check_schema(schema)
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(walk(document, "$ref")) <= known
+
+
+def walk(node: object, key: str) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if key in node:
+            yield node[key]
+        for value in node.values():
+            yield from walk(value, key)
+    elif isinstance(node, list):
+        for item in node:
+            yield from walk(item, key)
+
+
+def test_the_submission_is_documented_from_the_models_that_read_it(document: dict[str, Any]) -> None:
+    submit = document["paths"]["/models/download"]["post"]
+    (parameter,) = submit["parameters"]
+    assert (parameter["name"], parameter["in"], parameter["required"]) == ("download_path", "query", True)
+    assert submit["requestBody"]["required"] is True
+    body = submit["requestBody"]["content"]["application/json"]["schema"]
+    model = body["properties"]["models"]["items"]
+    assert model["required"] == ["name", "hub"]
+    assert set(model["properties"]) == {
+        "name",
+        "hub",
+        "type",
+        "is_ovms",
+        "revision",
+        "config",
+        "override_credentials",
+        "validate_credentials",
+        "target",
+    }
+    assert set(submit["responses"]) == {"200", "400", "413", "422", "503"}
+
+
+def test_documented_answers_are_the_ones_given(service: Web, document: dict[str, Any]) -> None:
+    model = {"name": "org/model", "hub": "huggingface"}
+    job_id = service.submitted(model)[0]
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("get", "/health", "/health", {}),
+        ("get", "/ready", "/ready", {}),
+        ("post", "/models/download", "/models/download?download_path=x", {"json": {"models": [model]}}),
+        ("post", "/models/download", "/models/download", {"json": {}}),
+        ("post", "/models/download", "/models/download?download_path=..", {"json": {"models": [model]}}),
+        ("post", "/models/download", "/models/download?download_path=x", {"content": b" " * 2_000_000}),
+        ("get", "/models/jobs", "/models/jobs?model_name=org/model", {}),
+        ("get", "/models/jobs", "/models/jobs?model_name=none", {}),
+        ("get", "/models/jobs", "/models/jobs", {}),
+        ("get", "/models/results", "/models/results", {}),
+        ("get", "/jobs", "/jobs", {}),
+        ("get", "/jobs", "/jobs?limit=1", {}),
+        ("get", "/jobs", "/jobs?limit=0", {}),
+        ("get", "/jobs/{job_id}", f"/jobs/{job_id}", {}),
+        ("get", "/jobs/{job_id}", "/jobs/none", {}),
+        ("post", "/jobs/{job_id}/cancel", f"/jobs/{job_id}/cancel", {}),
+        ("post", "/jobs/{job_id}/cancel", f"/jobs/{job_id}/cancel", {}),
+        ("post", "/jobs/{job_id}/cancel", "/jobs/none/cancel", {}),
+        ("get", "/plugins", "/plugins", {}),
+    ]
+    for method, path, url, sent in asked:
+        answer = service.client.request(method, url, **sent)
+        documented = document["paths"][path][method]["responses"][str(answer.status_code)]
+        schema = documented["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc", "/api/v1/docs", "/api/v1/redoc"])
+def test_the_page_loads_nothing_from_elsewhere(service: Web, page: str) -> None:
+    answer = service.get(page)
+    links = [link.decode() for link in URL.findall(answer.content)]
+    assert links
+    for link in links:
+        assert not re.match(r"\w+:|//|/", link), f"{link} is not relative"
+        assert service.get(f"{page.rpartition('/')[0]}/{link}").status_code == 200
+    assert b"http" not in answer.content
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert not re.search(r"https?:|\*", policy)
+
+
+def test_the_script_of_the_page_names_no_other_server(service: Web) -> None:
+    script = service.get("/static/docs.js").text
+    assert "http" not in script
+    assert 'url: "openapi.json"' in script
+    assert "validatorUrl: null" in script
+
+
+def test_the_bundle_is_there_with_its_licence() -> None:
+    bundle = Path(__file__).parents[2] / "api/static/swagger-ui"
+    assert {file.name for file in bundle.iterdir()} >= {"swagger-ui-bundle.js", "swagger-ui.css", "LICENSE", "NOTICE"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static//etc/passwd"]
+)
+def test_static_files_stay_in_their_folder(service: Web, path: str) -> None:
+    assert service.get(path).status_code == 404
+
+
+def test_no_route_is_left_out_of_the_document() -> None:
+    shown = [route for route in ROUTES if getattr(route, "include_in_schema", None) is not False]
+    assert len(shown) == len(ENDPOINTS)
