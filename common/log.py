@@ -12,7 +12,12 @@ _CHATTY = (
     # A line of our own tells of each stage; Celery's would repeat every ticket, twice.
     "celery.app.trace", "celery.worker.strategy",
 )  # fmt: skip
-_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 _SECRETS = re.compile(
     r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{6,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|(?<=\?)[^\s\"'<>)]*(?:(?i:signature|token|sig|credential)=)[^\s\"'<>)]*"
 )

@@ -15,6 +15,11 @@ from common.vocabulary import Format, ModelType, Operation, Pool, Precision, Sta
 OVMS_CONVERTER = "openvino"
 """The converter that `is_ovms` of the wire contract means; where it is not enabled, another that writes the same."""
 
+_NESTED = "openvino_config"
+_ANY_DEVICE = "CPU"
+"""What a conversion is made for: the device decides what a server is told, and by NPU's rules the options, but the
+same options make the same bytes for every device."""
+_DEVICE = re.compile(r"CPU|GPU|NPU|HETERO:(CPU|GPU|NPU)(\.\d+)?(,(CPU|GPU|NPU)(\.\d+)?)*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}", re.ASCII)
 
 
@@ -111,7 +116,8 @@ def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
     ]
     publish_pool = Pool.DOWNLOAD
     if target is not None and spec.converter is not None:
-        work = ConvertWork(converter=spec.converter, source=source, target=target, options=spec.converter_options)
+        made = msgspec.structs.replace(target, device=_ANY_DEVICE)
+        work = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
         chain.append((StageKind.CONVERT, Pool.CONVERT, work))
         # The convert worker has the converter's library at hand, which writes the serving files.
         publish_pool = Pool.CONVERT
@@ -135,6 +141,17 @@ def work_key(kind: StageKind, work: dict[str, object], artefact: str | None) -> 
     counted = {name: value for name, value in work.items() if kind is not StageKind.FETCH or name != "hub"}
     canonical = msgspec.json.encode([kind, artefact, counted], order="deterministic")
     return f"{kind}-{hashlib.sha256(canonical).hexdigest()[:40]}"
+
+
+def flatten(config: Mapping[str, object]) -> dict[str, object]:
+    """A conversion's config with its `openvino_config` object laid underneath: flat keys win, None is no value."""
+    flat = {key: value for key, value in config.items() if value is not None and key != _NESTED}
+    nested = config.get(_NESTED)
+    if nested is None:
+        return flat
+    if not isinstance(nested, Mapping):
+        raise InvalidSpec(f"'{_NESTED}' must be an object")
+    return {str(key): value for key, value in nested.items() if value is not None} | flat
 
 
 def device_slug(device: str) -> str:
@@ -169,10 +186,9 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
             f"or name a hub whose models can be converted, such as 'openvino' or 'huggingface'."
         )
     model_type = _model_type(wish, converter)
-    config = {key: value for key, value in wish.config.items() if value is not None}
-    asked = Precision(str(config.get("precision") or config.get("weight-format") or Precision.INT8))
-    device = str(config.get("device") or config.get("target_device") or "CPU").strip().upper()
-    precision, recipe, serving = converter.normalise(model_type, asked, device, config)
+    config = flatten(wish.config)
+    device = _device(config)
+    precision, recipe, serving = converter.normalise(model_type, _precision(config), device, config)
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
     folder = f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
     return JobSpec(
@@ -199,6 +215,21 @@ def _converter(offer: Offer) -> ConverterPlugin[Any]:
         return offer.converter(OVMS_CONVERTER)
     except PluginUnavailable as error:
         raise PluginUnavailable(f"OpenVINO conversion requested but plugin is not available: {error}") from error
+
+
+def _precision(config: Mapping[str, object]) -> Precision:
+    named = config.get("precision") or config.get("weight-format") or Precision.INT8
+    try:
+        return Precision(str(named).strip().lower())
+    except ValueError as error:
+        raise InvalidSpec(f"Invalid precision '{str(named)[:40]}'. Use {', '.join(Precision)}.") from error
+
+
+def _device(config: Mapping[str, object]) -> str:
+    named = str(config.get("device") or config.get("target_device") or "CPU").strip().upper()
+    if not _DEVICE.fullmatch(named):
+        raise InvalidSpec(f"Invalid device '{named[:40]}'. Use CPU, GPU, NPU, or HETERO:<dev>[,<dev>...].")
+    return named
 
 
 def _model_type(wish: Wish, converter: ConverterPlugin[Any]) -> ModelType:

@@ -34,7 +34,7 @@ from common.artefacts.retire import ASIDE, BUILDING, PLACE, READY, clear_up
 from common.artefacts.swap import put_in_place
 from common.clock import Clock, utc_now
 from common.errors import DestinationInvalid, DestinationOutside, DiskFull, PublicationRefused
-from common.spec import MANIFEST_NAME, Destination, check_distinct, check_file_path
+from common.spec import MANIFEST_NAME, Destination, Target, check_distinct, check_file_path
 from common.vocabulary import ModelType
 
 STAGING_PREFIX = "publish."
@@ -53,6 +53,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     hub: str
     requested_revision: str | None = None
     model_type: ModelType | None = None
+    target: Target | None = None
     serving: dict[str, object] = {}
 
 
@@ -180,8 +181,8 @@ def _describe(plan: PublicationPlan, files: tuple[StoredFile, ...], now: Clock) 
         revision=artefact.revision,
         licence=artefact.licence,
         format=artefact.format,
-        model_type=description.model_type or (artefact.target.model_type if artefact.target else None),
-        target=artefact.target,
+        model_type=description.model_type,
+        target=description.target,
         recipe=artefact.recipe,
         serving=description.serving,
         versions=artefact.versions,

@@ -67,6 +67,16 @@ def test_case_57_npu_means_int4_but_hetero_does_not() -> None:
         plan(a_conversion_wish(model_type=ModelType.EMBEDDINGS, config={"device": "NPU"}), ALL)
 
 
+def test_the_nested_block_of_older_documents_counts_below_the_flat_keys() -> None:
+    nested = {"precision": "fp16", "device": "gpu", "cache_size": 3}
+    spec = plan(a_conversion_wish(config={"openvino_config": nested, "cache_size": "5"}), ALL)
+    assert spec.destination.folder == "openvino_models/gpu/fp16/org/model"
+    assert spec.serving_options["cache_size"] == 5
+    for wrong in ({"device": "../x"}, {"device": "TPU"}, {"precision": "bf16"}):
+        with pytest.raises(InvalidSpec, match="Invalid"):
+            plan(a_conversion_wish(config={"openvino_config": wrong}), ALL)
+
+
 def test_case_21_a_huggingface_model_is_converted_in_the_same_job() -> None:
     assert keys(a_conversion_wish(hub="huggingface"))[:2] == keys(a_conversion_wish(hub="openvino"))[:2]
 

@@ -41,12 +41,13 @@ def _plan(work: PublishWork, artefact: Artefact, tools: Tools) -> PublicationPla
         hub=work.hub,
         requested_revision=work.source.revision,
         model_type=work.target.model_type if work.target else None,
+        target=work.target,
         serving=work.serving,
     )
     plan = PublicationPlan(artefact=artefact, destination=work.destination, description=description)
     if work.converter is None or work.target is None:
         return plan
-    return _served(plan, tools.converter(work.converter), work.target, work)
+    return _served(plan, tools.converter(work.converter, work.source), work.target, work)
 
 
 def _served(plan: PublicationPlan, converter: Converter[Any], target: Target, work: PublishWork) -> PublicationPlan:

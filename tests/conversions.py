@@ -1,0 +1,196 @@
+"""Runs conversions the way a convert worker does: each in a process forked from one that has only imported."""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+from common.catalog.openvino import OPENVINO, OpenVINOOptions, normalise
+from common.errors import JobCancelled, StageError
+from common.plugins import Access, Converter, TransferLimits
+from common.spec import Progress, Target
+from common.vocabulary import Format, ModelType, Phase, Precision
+
+PATIENCE_S = 100.0
+
+
+class ChildFailed(AssertionError):
+    """The function raised, or its process died."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a test wants converted."""
+
+    model: Path
+    workspace: Path
+    model_type: ModelType
+    precision: Precision = Precision.INT8
+    device: str = "CPU"
+    config: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    cancelled_in: Phase | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How one conversion ended. `error` is the class of the StageError, or nothing."""
+
+    error: str | None = None
+    text: str = ""
+    hint: str = ""
+    phases: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass
+class RecordingAttempt:
+    """An attempt that remembers its phases, and is cancelled in one of them if told so."""
+
+    workspace: Path
+    cancelled_in: Phase | None = None
+    phases: list[Phase] = field(default_factory=list)
+
+    @property
+    def parts(self) -> Path:
+        return self.workspace / "parts"
+
+    @property
+    def limits(self) -> TransferLimits:
+        return TransferLimits()
+
+    def stored(self, sha256: str) -> Path | None:
+        raise AssertionError(sha256)
+
+    def store(self, file: Path, sha256: str) -> Path:
+        raise AssertionError(file, sha256)
+
+    def link(self, sha256: str, path: str) -> Path:
+        raise AssertionError(sha256, path)
+
+    def progress(self, progress: Progress) -> None:
+        self.phases.append(progress.phase)
+
+    def checkpoint(self) -> None:
+        if self.phases and self.phases[-1] is self.cancelled_in:
+            raise JobCancelled
+
+
+def in_child(function: Callable[..., object], *args: object) -> object:
+    """What the function returns in a process of its own. It must be found by its module and name."""
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with _environment():
+            process = context.Process(target=_run, args=(sender, str(log), function, args))
+            process.start()
+        sender.close()
+        try:
+            done, value = receiver.recv() if receiver.poll(PATIENCE_S) else (False, "It took too long")
+        except EOFError:
+            done, value = False, "The process died without a word"
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+            receiver.close()
+        if not done:
+            raise ChildFailed(f"{value}\n{_end_of(log)}")
+        return value
+
+
+def convert(wanted: Wanted) -> Conversion:
+    """Plan and convert, in this process: call it through `in_child`."""
+    precision, recipe, _ = normalise(wanted.model_type, wanted.precision, wanted.device, wanted.config)
+    target = Target(format=Format.OPENVINO, model_type=wanted.model_type, precision=precision, device=wanted.device)
+    converter = OPENVINO.load(Access(settings=dict(wanted.settings)))
+    return run(converter, wanted, target, OPENVINO.bind(recipe))
+
+
+def run(converter: Converter[OpenVINOOptions], wanted: Wanted, target: Target, options: OpenVINOOptions) -> Conversion:
+    """Let a converter work, in this process."""
+    attempt = RecordingAttempt(wanted.workspace, wanted.cancelled_in)
+    started = time.monotonic()
+    error: str | None = None
+    text = hint = ""
+    try:
+        converter.convert(wanted.model, target, options, attempt)
+    except StageError as ended:
+        error, text, hint = type(ended).__name__, str(ended), ended.advice
+    except JobCancelled:
+        error = JobCancelled.__name__
+    output = wanted.workspace / "output"
+    files = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    return Conversion(
+        error=error,
+        text=text,
+        hint=hint,
+        phases=tuple(attempt.phases),
+        files=tuple(files),
+        seconds=time.monotonic() - started,
+    )
+
+
+_lock = threading.Lock()
+_made: list[ForkServerContext] = []
+_home = tempfile.TemporaryDirectory(prefix="home-")
+
+
+def _context() -> ForkServerContext:
+    with _lock:
+        if not _made:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(OPENVINO.preload))
+            _made.append(context)
+        return _made[0]
+
+
+@contextmanager
+def _environment():
+    """What the fork server, started by the first process, is to see."""
+    wanted = {
+        "HOME": _home.name,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run(sender: Connection, log: str, function: Callable[..., object], args: tuple[object, ...]) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    try:
+        sender.send((True, function(*args)))
+    except BaseException:
+        sender.send((False, traceback.format_exc()))
+    # Native libraries may hang in their own clean-up; a worker's child does not wait for that either.
+    os._exit(0)
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:] if log.exists() else ""

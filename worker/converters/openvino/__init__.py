@@ -1,0 +1,1 @@
+"""The OpenVINO converter: judge the source, export it, prove that the result runs."""
