@@ -11,7 +11,10 @@ _CHATTY = (
     "httpx", "httpcore", "filelock", "urllib3", "kombu", "amqp", "alembic",
     # A line of our own tells of each stage; Celery's would repeat every ticket, twice.
     "celery.app.trace", "celery.worker.strategy",
+    # At every lost connection it announces that late acknowledgement may change; ours is early.
+    "py.warnings",
 )  # fmt: skip
+_QUIET = {"py.warnings": logging.ERROR}
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
     "asctime",
@@ -31,7 +34,7 @@ def configure(level: str, style: Literal["text", "json"], stream: TextIO | None 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+        logging.getLogger(chatty).setLevel(max(_QUIET.get(chatty, logging.WARNING), root.level))
 
 
 def redact(text: str) -> str:

@@ -160,7 +160,7 @@ def device_slug(device: str) -> str:
 
 
 def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
-    options = hub.bind(wish.config)
+    options = hub.bind({**hub.preset, **wish.config})
     folder = f"{hub.folder or hub.name}/{wish.name.replace('/', '_')}"
     return JobSpec(
         hub=hub.name,
@@ -188,7 +188,9 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     model_type = _model_type(wish, converter)
     config = flatten(wish.config)
     device = _device(config)
-    precision, recipe, serving = converter.normalise(model_type, _precision(config), device, config)
+    about_source = {key: value for key, value in config.items() if key in hub.options.__struct_fields__}
+    about_target = {key: value for key, value in config.items() if key not in about_source}
+    precision, recipe, serving = converter.normalise(model_type, _precision(config), device, about_target)
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
     folder = f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
     return JobSpec(
@@ -199,7 +201,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         target=target,
         converter=converter.name,
         destination=Destination(root=wish.root, folder=folder),
-        hub_options=msgspec.to_builtins(hub.options()),
+        hub_options=msgspec.to_builtins(hub.bind(about_source)),
         converter_options=msgspec.to_builtins(converter.bind(recipe)),
         serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
         config=wish.config,

@@ -131,7 +131,7 @@ class HubPlugin(Generic[O]):
     name_pattern: str = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?"
     """What a model's name looks like at this hub. A name becomes part of a path, so keep it strict."""
     preset: Mapping[str, object] = field(default_factory=dict)
-    """What a download through this hub asks for, unless the request says otherwise."""
+    """Options of a plain download through this hub, unless the request says otherwise."""
     settings: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
 
@@ -150,7 +150,7 @@ class HubPlugin(Generic[O]):
             named["extra"] = {**given, **extra}
         elif extra:
             raise InvalidSpec(f"Hub '{self.name}' has no option '{min(extra)}'")
-        return _bind(self.name, self.options, {**self.preset, **named})
+        return _bind(self.name, self.options, named)
 
     def load(self, access: Access) -> Hub[O]:
         """Import and make the hub; inside a worker only. Raises PluginNotInstalled."""

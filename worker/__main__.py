@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 
-from celery.exceptions import CPendingDeprecationWarning
+from celery.exceptions import SecurityWarning
 
 from common.artefacts.layout import Volume
 from common.broker import Broker
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings()
         configure(settings.log_level, settings.log_format)
-        # Celery announces at every lost connection that late acknowledgement may change; ours is early.
-        warnings.simplefilter("ignore", CPendingDeprecationWarning)
+        # Celery warns of running as root, as containers do; a worker here needs no right but to its volume.
+        warnings.simplefilter("ignore", SecurityWarning)
         # What is published must be writable for the group: clients edit graph.pbtxt in place.
         os.umask(0o002)
         if arguments[0] == "reconcile":

@@ -31,6 +31,8 @@ class StageAttempt:
     rooms: Workspace
     limits: TransferLimits
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    last: Progress | None = None
+    """The newest progress, told or not."""
     _told_at: float = 0.0
     _told_phase: Phase | None = None
 
@@ -59,6 +61,7 @@ class StageAttempt:
         return self._blobs.link(sha256, self.workspace / check_file_path(path))
 
     def progress(self, progress: Progress) -> None:
+        self.last = progress
         now = time.monotonic()
         if progress.phase is self._told_phase and now - self._told_at < _MOST_OFTEN_S:
             return

@@ -27,7 +27,8 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
         hub.fetch(manifest, options, attempt)
         artefact = _record(key, manifest, tools)
         tools.store.save(artefact)
-    attempt.progress(_all_there(artefact, reused=reused))
+    resumed = attempt.last.bytes_resumed if attempt.last else 0
+    attempt.progress(_all_there(artefact, bytes_resumed=artefact.total_bytes if reused else resumed))
     return Succeeded(artefact=key, result={"revision": manifest.revision, "reused": reused})
 
 
@@ -65,7 +66,7 @@ def _stored(file: RemoteFile, folder: Path, blobs: BlobStore) -> StoredFile:
     return StoredFile(path=file.path, size=size, sha256=sha256)
 
 
-def _all_there(artefact: Artefact, *, reused: bool) -> Progress:
+def _all_there(artefact: Artefact, *, bytes_resumed: int) -> Progress:
     total, count = artefact.total_bytes, len(artefact.files)
     return Progress(
         phase=Phase.DONE,
@@ -73,5 +74,5 @@ def _all_there(artefact: Artefact, *, reused: bool) -> Progress:
         bytes_total=total,
         files_done=count,
         files_total=count,
-        bytes_resumed=total if reused else 0,
+        bytes_resumed=bytes_resumed,
     )
