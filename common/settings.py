@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     hf_endpoint: str = "https://huggingface.co"
     hf_token: str | None = None
+    requests_ca_bundle: str = ""
+    """A file with the certificates to trust, instead of the system's."""
 
     cors_allow_origins: str = "*"
     cors_allow_methods: str = "*"
@@ -82,7 +84,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def plugin_settings(self) -> dict[str, str]:
         """What plugins may ask for by name; see `plugins.Access`."""
-        return {"HF_ENDPOINT": self.hf_endpoint, "MODELFERRY_TRUST_REMOTE_CODE": self.trust_remote_code}
+        return {
+            "HF_ENDPOINT": self.hf_endpoint,
+            "REQUESTS_CA_BUNDLE": self.requests_ca_bundle,
+            "MODELFERRY_TRUST_REMOTE_CODE": self.trust_remote_code,
+        }
 
     @property
     def plugin_secrets(self) -> dict[str, str]:
@@ -100,6 +106,7 @@ _PUBLIC_NAMES = {
     "port",
     "hf_endpoint",
     "hf_token",
+    "requests_ca_bundle",
     "cors_allow_origins",
     "cors_allow_methods",
     "cors_allow_headers",

@@ -1,15 +1,20 @@
 """The catalog: every installed plugin, found once through entry points, and which of them are enabled."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Literal
+from importlib.metadata import EntryPoints, entry_points
+from typing import Any, Literal, TypeVar
 
 from common.errors import PluginUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
 
+log = logging.getLogger(__name__)
+
 HUBS = "modelferry.hubs"
 CONVERTERS = "modelferry.converters"
+
+P = TypeVar("P", HubPlugin[Any], ConverterPlugin[Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +41,16 @@ class Catalog:
     def installed(enabled: str) -> "Catalog":
         """Read the entry points. `enabled` is `all`, or names with commas.
 
-        Raises PluginUnavailable for a name that is not installed: a typo must not silently offer less.
+        Raises PluginUnavailable for a name that is not installed, or that cannot be imported: an operator who asked
+        for a plugin must not silently get less. A broken plugin that nobody asked for is left out.
         """
-        hubs: dict[str, HubPlugin[Any]] = {point.name: point.load() for point in entry_points(group=HUBS)}
-        converters: dict[str, ConverterPlugin[Any]] = {
-            point.name: point.load() for point in entry_points(group=CONVERTERS)
-        }
-        wanted = _wanted(enabled, hubs.keys() | converters.keys())
+        hubs, converters = entry_points(group=HUBS), entry_points(group=CONVERTERS)
+        wanted = _wanted(enabled, {point.name for point in (*hubs, *converters)})
         return Catalog(
-            hubs={name: plugin for name, plugin in sorted(hubs.items()) if name in wanted},
-            converters={name: plugin for name, plugin in sorted(converters.items()) if name in wanted},
-            disabled_hubs={name: plugin for name, plugin in sorted(hubs.items()) if name not in wanted},
-            disabled_converters={name: plugin for name, plugin in sorted(converters.items()) if name not in wanted},
+            hubs=_load(hubs, HubPlugin, wanted, enabled=True),
+            converters=_load(converters, ConverterPlugin, wanted, enabled=True),
+            disabled_hubs=_load(hubs, HubPlugin, wanted, enabled=False),
+            disabled_converters=_load(converters, ConverterPlugin, wanted, enabled=False),
         )
 
     def hub(self, name: str) -> HubPlugin[Any]:
@@ -99,3 +102,22 @@ def _wanted(enabled: str, installed: set[str]) -> set[str]:
             f"ENABLED_PLUGINS names '{unknown[0]}', which is not installed. Installed: {', '.join(sorted(installed))}"
         )
     return names
+
+
+def _load(points: EntryPoints, kind: type[P], wanted: set[str], *, enabled: bool) -> dict[str, P]:
+    """The descriptors of the enabled plugins, or of the others, by name."""
+    plugins: dict[str, P] = {}
+    for point in sorted(points, key=lambda point: point.name):
+        if (point.name in wanted) is not enabled:
+            continue
+        try:
+            plugin = point.load()
+        except Exception as error:
+            if enabled:
+                raise PluginUnavailable(f"Plugin '{point.name}' cannot be imported: {error!r}") from error
+            log.warning("plugin.broken", extra={"plugin": point.name, "reason": repr(error)})
+            continue
+        if not isinstance(plugin, kind) or plugin.name != point.name:
+            raise PluginUnavailable(f"Entry point '{point.value}' is not the plugin '{point.name}'")
+        plugins[point.name] = plugin
+    return plugins

@@ -1,0 +1,84 @@
+"""An attempt on a plain directory: a content store without a service around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from common.errors import JobCancelled
+from common.plugins import TransferLimits
+from common.spec import Progress, RemoteFile
+from worker.transfer import bring
+
+
+@dataclass
+class LocalAttempt:
+    """Keeps blobs, parts and a workspace below `root`; remembers what was reported and stored."""
+
+    root: Path
+    limits: TransferLimits = field(default_factory=lambda: TransferLimits(spare_bytes=0))
+    name: str = "workspace"
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    reports: list[Progress] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for folder in (self.workspace, self.parts, self.root / "blobs"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def workspace(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def parts(self) -> Path:
+        return self.root / "parts"
+
+    def stored(self, sha256: str) -> Path | None:
+        blob = self.root / "blobs" / sha256
+        return blob if blob.is_file() else None
+
+    def store(self, file: Path, sha256: str) -> Path:
+        blob = self.root / "blobs" / sha256
+        file.replace(blob)
+        self.kept.append(sha256)
+        return blob
+
+    def link(self, sha256: str, path: str) -> Path:
+        target = self.workspace / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.hardlink_to(self.root / "blobs" / sha256)
+        return target
+
+    def progress(self, progress: Progress) -> None:
+        self.reports.append(progress)
+
+    def checkpoint(self) -> None:
+        if self.cancelled.is_set():
+            raise JobCancelled
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process of its own is to bring, and where to."""
+
+    root: str
+    files: tuple[RemoteFile, ...]
+    limits: TransferLimits
+
+
+def main() -> None:
+    """Read an errand from stdin, bring its files, and print the last progress."""
+    errand = msgspec.json.decode(sys.stdin.buffer.read(), type=Errand)
+    attempt = LocalAttempt(Path(errand.root), errand.limits, f"workspace-{os.getpid()}")
+    bring(errand.files, attempt)
+    print(msgspec.json.encode(attempt.reports[-1]).decode())
+
+
+if __name__ == "__main__":
+    main()
