@@ -262,7 +262,7 @@ class RemoteCodeRefused(PermanentError):
     hint = "An operator can allow this repository with MODELFERRY_TRUST_REMOTE_CODE."
 
 
-class ContentLost(TransientError):
+class ContentLost(PermanentError):
     """Content that an earlier stage stored is no longer there."""
 
     code = "content_lost"
