@@ -5,13 +5,13 @@ import os
 # Read by huggingface_hub at its import, so it comes before everything that may import it.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
-from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Iterator
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
-from common.store.database import Database  # noqa: E402
-from tests.databases import postgres_url, sqlite_url  # noqa: E402
+from common.store.database import Database
+from tests.databases import postgres_url, sqlite_url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

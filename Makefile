@@ -1,0 +1,52 @@
+# Everything a developer or a first-time user needs. Each target does its own set-up.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# A HOME of our own: OpenVINO finds there that its telemetry is not wanted, and nothing is written to the user's.
+PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo run test check fix lock bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
+
+setup:  ## Install everything into .venv, and nothing else
+	@$(PYTHON) scripts/setup.py
+
+setup-dev:  # The same, and what the checks and tests need.
+	@$(PYTHON) scripts/setup.py --dev
+
+demo: setup  ## Convert a real model to INT8 and compare it with the original
+	@$(BIN)/python -m scripts.demo
+
+run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
+	@$(BIN)/modelferry up
+
+test: setup-dev  ## Run all tests
+	$(PRIVATE_HOME) $(BIN)/python -m pytest
+
+check: setup-dev  ## Run the quick checks: format, lint, types, layers, unit and contract tests, migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PRIVATE_HOME) $(BIN)/python -m scripts.check_migrations
+	$(PRIVATE_HOME) $(BIN)/python -m pytest tests/unit tests/contract -m "not slow"
+
+fix: setup-dev  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# That is: uv pip compile pyproject.toml --all-extras --upgrade --no-emit-index-url --no-header --no-annotate
+# with the CPU build of torch, whose "+cpu" is then removed: setup.py chooses the build, pip's settings the index.
+lock: setup-dev  ## Pin the newest versions that pyproject.toml allows in constraints.txt
+	@$(BIN)/python -m scripts.lock
+
+bench: setup-dev  ## Measure transfer and conversion against other tools, on an idle machine
+	$(PRIVATE_HOME) $(BIN)/python -m bench.transfer
+	$(PRIVATE_HOME) $(BIN)/python -m bench.convert
+
+clean:  ## Remove caches and the demo's folder; .venv and ./models stay
+	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
