@@ -81,9 +81,10 @@ class LoopbackServer:
 
     def _spawn(self, work: Callable[[socket.socket], None], subject: socket.socket) -> None:
         thread = threading.Thread(target=self._work, args=(work, subject), name=f"fake-{self.origin}", daemon=True)
+        # Begun under the lock: whoever stops the server joins only threads that have started.
         with self._lock:
             self._threads.add(thread)
-        thread.start()
+            thread.start()
 
     def _work(self, work: Callable[[socket.socket], None], subject: socket.socket) -> None:
         try:
