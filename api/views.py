@@ -102,6 +102,10 @@ def job_view(record: JobRecord, places: Places) -> JobView:
     )
 
 
+_CONVERTED = {Phase.CHECKING: 0.8, Phase.DONE: 1.0}
+"""How much of a conversion is over in its later phases, for converters that cannot count."""
+
+
 def progress_view(record: JobRecord) -> ProgressView:
     """How far a job is, over all of its stages. The bytes stay those of the fetch after it has ended."""
     fetching = record.stage in {None, StageKind.FETCH}
@@ -241,7 +245,8 @@ def _phase(record: JobRecord) -> Phase:
     if record.stage_state in {None, StageState.QUEUED}:
         return Phase.WAITING
     if record.progress is not None:
-        return record.progress.phase
+        # A stage that is done leaves its job to wait for the next one.
+        return Phase.WAITING if record.progress.phase is Phase.DONE else record.progress.phase
     match record.stage:
         case None | StageKind.FETCH:
             return Phase.RESOLVING
@@ -259,7 +264,7 @@ def _percent(record: JobRecord, fetched: Progress) -> float | None:
         return 100.0
     match record.stage:
         case StageKind.CONVERT:
-            converted = _ratio(record.progress) or 0.0
+            converted = _ratio(record.progress) or _converted(record.progress)
             return round(_FETCHED_PERCENT + (_BEFORE_THE_END - _FETCHED_PERCENT) * converted, 1)
         case StageKind.PUBLISH:
             return _BEFORE_THE_END
@@ -268,6 +273,10 @@ def _percent(record: JobRecord, fetched: Progress) -> float | None:
             if done is None:
                 return None if fetched.bytes_done else 0.0
             return round(fetch_share * done, 1)
+
+
+def _converted(progress: Progress | None) -> float:
+    return _CONVERTED.get(progress.phase, 0.0) if progress else 0.0
 
 
 def _ratio(progress: Progress | None) -> float | None:
