@@ -177,6 +177,22 @@ def test_case_22_a_repository_that_is_converted_is_downloaded_as_it_is(world: Si
     assert {"openvino_model.xml", "openvino_model.bin", "config.json"} <= names(Path(job["path"]))
 
 
+def test_a_model_that_was_converted_elsewhere_is_checked_and_served_as_it_is(world: SimpleNamespace) -> None:
+    wish = {"name": "tiny/bert", "hub": "openvino", "type": "embeddings", "is_ovms": True}
+    made = Path(completed(world, wish, download_path="elsewhere-made")["path"])
+    files = {path.name: path.read_bytes() for path in made.iterdir() if path.is_file() and path.suffix != ".pbtxt"}
+    files.pop(".modelferry.json")
+    world.hub.add_repo("OpenVINO/tiny-bert-int8-ov", files)
+    wish |= {"name": "OpenVINO/tiny-bert-int8-ov"}
+    job = completed(world, wish)
+    folder = Path(job["path"])
+    assert (folder / "openvino_model.bin").samefile(made / "openvino_model.bin"), "the same content, stored once"
+    assert "EmbeddingsCalculatorOV" in (folder / "graph.pbtxt").read_text()
+    refused = failed(world, wish | {"config": {"precision": "int4"}})
+    assert refused["error_code"] == "invalid_parameters"
+    assert "int8" in refused["hint"]
+
+
 def test_case_17_ids_come_in_order_and_case_30_states_are_of_the_known_words(world: SimpleNamespace) -> None:
     ids = world.service.submit(
         {"name": "tiny/bert", "hub": "huggingface"},

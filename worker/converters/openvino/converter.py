@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,13 @@ from transformers import AutoTokenizer
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from common.catalog.openvino import MAX_DOC_LENGTH, TOOLS, OpenVINOOptions, ServingOptions
-from common.errors import OutputIncomplete, UnsupportedModel, VerificationFailed
+from common.errors import InvalidParameters, OutputIncomplete, UnsupportedModel, VerificationFailed
 from common.plugins import Access, Attempt, Converter
 from common.spec import Progress, Target
 from common.vocabulary import ModelType, Phase, Precision
-from worker.converters.openvino.check import TOKENIZER, check_files, check_run
+from worker.converters.openvino.check import TOKENIZER, check_files, check_run, precision_of
 from worker.converters.openvino.faults import option_errors, tool_errors
-from worker.converters.openvino.source import Judged, judge
+from worker.converters.openvino.source import Judged, is_converted, judge
 from worker.serving import GRAPH_NAME, INDEX_NAME, graph, register
 
 OUTPUT = "output"
@@ -68,20 +69,25 @@ class OpenVINOConverter:
         Raises StageError: UnsupportedModel, RemoteCodeRefused, InvalidParameters, OutOfMemory, DiskFull,
         ConversionFailed, OutputIncomplete, VerificationFailed; or JobCancelled.
         """
-        judged = judge(model, target.model_type, trusted=self._trusted)
+        made_elsewhere = is_converted(model)
+        judged = None if made_elsewhere else judge(model, target.model_type, trusted=self._trusted)
         output = _empty(attempt.workspace / OUTPUT)
         recipe = options.resolved()
         with _alone(_empty(attempt.workspace / _SCRATCH)):
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
             with tool_errors(attempt.workspace):
-                self.export(model, output, judged, target, recipe, trusted=self._trusted)
+                if judged is None:
+                    _adopt(model, output, target.precision)
+                else:
+                    self.export(model, output, judged, target, recipe, trusted=self._trusted)
             _tidy(output, model)
             attempt.progress(Progress(phase=Phase.CHECKING))
             attempt.checkpoint()
             check_files(output, target.model_type)
+            sym = None if made_elsewhere else bool(recipe.sym)
             with tool_errors(attempt.workspace, otherwise=VerificationFailed):
-                check_run(output, target.model_type, target.precision, sym=bool(recipe.sym))
+                check_run(output, target.model_type, target.precision, sym=sym)
 
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:  # noqa: ARG002
         """Write graph.pbtxt into the model's folder. Safe to repeat."""
@@ -128,6 +134,22 @@ class OpenVINOConverter:
                     cache_dir=huggingface_hub.constants.HF_HUB_CACHE,
                     trust_remote_code=trusted,
                 )
+
+
+def _adopt(model: Path, output: Path, precision: Precision) -> None:
+    """Take over a model that is in OpenVINO's form already, if it is the one that was asked for."""
+    found = precision_of(model)
+    if found is not precision:
+        raise InvalidParameters(
+            f"The repository holds a model that is converted already, with {found or 'other'} weights, not {precision}",
+            hint=f"Ask for the precision '{found}', or name the repository of the original model."
+            if found
+            else "Name the repository of the original model.",
+        )
+    for path in sorted(model.iterdir()):
+        if path.is_file():
+            # What is taken is kept under its sha256, so another name for the same file costs nothing.
+            os.link(path, output / path.name)
 
 
 def _ov_config(precision: Precision, recipe: OpenVINOOptions) -> OVConfig:

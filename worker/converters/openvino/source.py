@@ -33,6 +33,12 @@ class Judged:
     task: str
 
 
+def is_converted(model: Path) -> bool:
+    """Whether the repository holds OpenVINO's form, and not the weights that it was made from."""
+    has_weights = any(next(model.glob(pattern), None) for pattern in ("*.safetensors", "pytorch_model*.bin"))
+    return (model / "openvino_model.xml").is_file() and not has_weights
+
+
 def judge(model: Path, model_type: ModelType, *, trusted: bool) -> Judged:
     """Find the task of a model from its files. Raises UnsupportedModel or RemoteCodeRefused."""
     config = _read_config(model)
