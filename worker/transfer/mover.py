@@ -1,0 +1,307 @@
+"""Runs one transfer: lines fetch, one thread hashes, one stores, and the calling thread coordinates."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from common.errors import IntegrityMismatch, StageError, TransferStalled
+from common.plugins import Attempt
+from common.spec import Progress, RemoteFile, check_distinct, check_file_path
+from common.vocabulary import Phase
+from worker.transfer.backlog import Backlog
+from worker.transfer.connection import Connection, Credential, Network
+from worker.transfer.content import Block, Checksum, Content, advance
+from worker.transfer.line import Classify, Line, Terms
+from worker.transfer.pace import Pace, Patience
+from worker.transfer.watch import Watch
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+_REPORT_S = 0.25
+_JOURNAL_S = 0.5
+_AWAITED_S = 0.2
+_FAREWELL_S = 0.3
+"""How long a transfer that ends early waits for its threads. They are woken, but a lookup of a name cannot be."""
+_HASH_BYTES = 64 * 1024 * 1024
+"""How far the hasher goes in one content before it looks at the others."""
+_HASH_BUFFER_BYTES = 1024 * 1024
+
+
+def bring(
+    files: Sequence[RemoteFile],
+    attempt: Attempt,
+    credential: Credential | None = None,
+    *,
+    classify: Classify = lambda _status, _headers: None,
+    ca_bundle: str | None = None,
+    patience: Patience = Patience(),  # noqa: B008 - it is frozen
+) -> None:
+    """Bring all files into the workspace, verified. Safe to repeat: what has arrived once is not fetched again.
+
+    `attempt.checkpoint` and `attempt.progress` are called from this thread alone, `stored`, `store` and `link` from
+    others too. Raises StageError, or whatever `attempt.checkpoint` raises; what has arrived is kept then.
+    """
+    check_distinct([check_file_path(file.path) for file in files])
+    attempt.parts.mkdir(parents=True, exist_ok=True)
+    network = Network(attempt.limits.connect_s, attempt.limits.read_s, ca_bundle)
+    _Mover(files, attempt, lambda: Connection(network, credential), classify, patience).run()
+
+
+class _Mover:
+    """One call of `bring`."""
+
+    def __init__(
+        self,
+        files: Sequence[RemoteFile],
+        attempt: Attempt,
+        connect: Callable[[], Connection],
+        classify: Classify,
+        patience: Patience,
+    ) -> None:
+        now = time.monotonic()
+        self._attempt = attempt
+        self._connect = connect
+        self._backlog = Backlog(files, attempt)
+        self._pace = Pace(attempt.limits.connections, now)
+        self._stop = threading.Event()
+        self._terms = Terms(patience=patience, pace=self._pace, classify=classify, stop=self._stop)
+        self._watch = Watch(patience, attempt.limits.stall_s, now)
+        self._lines: list[Line] = []
+        self._lines_lock = threading.Lock()
+        self._gone_bytes = 0
+        """What the lines that have ended received."""
+        self._threads: list[threading.Thread] = []
+        self._arrived = threading.Event()
+        """There is something to hash."""
+        self._verified: queue.SimpleQueue[Content | None] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        """There is something to coordinate."""
+        self._failure: BaseException | None = None
+        self._reported = Progress(phase=Phase.WAITING)
+        self._done_at: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Bring everything, and leave no thread behind."""
+        try:
+            self._prepare()
+            self._start(self._hash)
+            self._start(self._keep)
+            while not self._backlog.is_done:
+                self._breathe()
+                self._staff()
+                self._look_after()
+                self._wake.wait(_TICK_S)
+                self._wake.clear()
+                if self._failure is not None:
+                    raise self._failure
+        finally:
+            self._end()
+        self._report()
+
+    # What the calling thread does
+
+    def _prepare(self) -> None:
+        """Show what the content store has, and make sure that there is room for the rest."""
+        for content in reversed(self._backlog.contents):
+            self._breathe()
+            self._backlog.take_stock(content)
+            if content.stored_as is not None:
+                self._show(content)
+        self._backlog.check_room()
+        for content in self._backlog.contents:
+            self._breathe()
+            if not content.finished:
+                self._backlog.reserve(content)
+
+    def _breathe(self) -> None:
+        """Ask whether to go on, report, and write down what has arrived, as often as is due."""
+        if self._is_due("checkpoint", _TICK_S):
+            self._attempt.checkpoint()
+        if self._is_due("report", _REPORT_S):
+            self._report()
+        if self._is_due("journal", _JOURNAL_S):
+            for content in self._backlog.opened():
+                content.save()
+
+    def _staff(self) -> None:
+        """Have as many lines as there is work for, within the pace."""
+        if self._is_due("awaited", _AWAITED_S):
+            self._backlog.look_for_released()
+            self._arrived.set()
+        with self._lines_lock:
+            missing = min(self._backlog.waiting_blocks, self._pace.connections - len(self._lines))
+            new = [Line(self._connect(), self._terms) for _ in range(missing)]
+            self._lines += new
+        for line in new:
+            self._start(partial(self._work, line))
+
+    def _look_after(self) -> None:
+        """Adapt the pace, wake lines that have fallen asleep, and notice when nothing moves any more."""
+        now = time.monotonic()
+        with self._lines_lock:
+            lines = list(self._lines)
+            received = self._gone_bytes + sum(line.received for line in lines)
+        self._pace.observe(received, now, busy=self._backlog.waiting_blocks > 0)
+        for line in self._watch.sleepers(lines, received, now):
+            log.info("transfer.line_reopened", extra={"received": line.received})
+            line.connection.abort()
+        if not lines or now < self._pace.silent_until or self._watch.has_moved(received):
+            self._watch.moved(now)
+            self._terms.trouble = None
+        elif self._watch.has_stalled(now):
+            stalled = TransferStalled(f"No byte has arrived for {self._attempt.limits.stall_s:.0f} s")
+            raise self._terms.trouble or stalled
+
+    def _report(self) -> None:
+        contents = self._backlog.contents
+        sizes = [content.size for content in contents]
+        done = sum(content.arrived_bytes * content.copies for content in contents)
+        progress = Progress(
+            phase=Phase.VERIFYING if self._backlog.has_arrived else Phase.DOWNLOADING,
+            # A copy that was spoilt is fetched again; what was reported stays reported.
+            bytes_done=max(done, self._reported.bytes_done),
+            bytes_total=None if None in sizes else sum(content.end * content.copies for content in contents),
+            files_done=sum(content.copies for content in contents if content.finished),
+            files_total=sum(content.copies for content in contents),
+            bytes_resumed=sum(content.resumed_bytes for content in contents),
+        )
+        if progress != self._reported:
+            self._attempt.progress(progress)
+            self._reported = progress
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        due = now - self._done_at.get(what, 0.0) >= every_s
+        if due:
+            self._done_at[what] = now
+        return due
+
+    # What the lines do
+
+    def _work(self, line: Line) -> None:
+        """Fetch blocks until there are none left, or too many lines."""
+        try:
+            while not self._stop.is_set() and len(self._lines) <= self._pace.connections:
+                unknown = self._backlog.take_unknown()
+                if unknown is not None:
+                    line.probe(unknown)
+                    self._backlog.put_back(unknown)
+                    continue
+                block = self._backlog.take(len(self._lines))
+                # On the way to a block, contents may have been begun of which nothing is missing.
+                self._arrived.set()
+                if block is None:
+                    break
+                self._fetch(line, block)
+        finally:
+            line.connection.close()
+            with self._lines_lock:
+                self._lines.remove(line)
+                self._gone_bytes += line.received
+
+    def _fetch(self, line: Line, block: Block) -> None:
+        try:
+            line.fetch(block)
+        finally:
+            block.content.settle(block)
+        block.content.save()
+        self._arrived.set()
+
+    # What the hasher and the storer do
+
+    def _hash(self) -> None:
+        """Go on with the digest of every content that grows, and judge those that are complete."""
+        buffer = memoryview(bytearray(_HASH_BUFFER_BYTES))
+        judged: set[Content] = set()
+        while not self._stop.is_set():
+            self._arrived.clear()
+            moved = False
+            for content in self._backlog.opened():
+                if content not in judged and not self._stop.is_set():
+                    moved |= self._hash_some(content, buffer)
+                    if content.stored_as is not None:
+                        judged.add(content)
+                        self._verified.put(content)
+            if not moved:
+                self._arrived.wait()
+
+    def _hash_some(self, content: Content, buffer: memoryview) -> bool:
+        """Hash what has arrived of one content, or a good piece of it. False where there is nothing to do."""
+        complete, hashed = content.is_complete, content.hashed_bytes
+        up_to = min(content.prefix, hashed + _HASH_BYTES)
+        if content.stored_as is not None or content.size is None or not (complete or up_to > hashed):
+            return False
+        checksum = advance(content, buffer, up_to)
+        if complete and up_to == content.size:
+            self._judge(content, checksum)
+        return True
+
+    def _judge(self, content: Content, checksum: Checksum) -> None:
+        """Let a content pass that is what the hub promised; one that is not is brought once more."""
+        digest = content.digest
+        if digest is None or checksum.promised == digest.value:
+            content.stored_as = checksum.sha256
+            return
+        error = IntegrityMismatch(
+            f"{content}: the hub promises {digest.algorithm} {digest.value}, but sends {checksum.promised}"
+        )
+        if content.strikes:
+            content.discard()
+            raise error
+        log.warning("transfer.content_spoilt", extra={"reason": str(error)})
+        content.start_over()
+        self._wake.set()
+
+    def _keep(self) -> None:
+        """Move what was verified into the content store, and show it in the workspace."""
+        while (content := self._verified.get()) is not None and not self._stop.is_set():
+            if content.checksum is not None:
+                self._attempt.store(content.part.path, content.checksum.sha256)
+                content.retire()
+            self._show(content)
+            if self._backlog.is_done:
+                self._wake.set()
+
+    def _show(self, content: Content) -> None:
+        for path in content.paths:
+            self._attempt.link(content.stored_as or "", check_file_path(path))
+        self._backlog.finish(content)
+
+    # Threads
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guard, args=(work,), name="transfer", daemon=True)
+        self._threads = [known for known in self._threads if known.is_alive()]
+        self._threads.append(thread)
+        thread.start()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the calling thread raises it
+            self._failure = self._failure or error
+            self._wake.set()
+
+    def _end(self) -> None:
+        """Stop all threads, and keep what has arrived."""
+        self._stop.set()
+        self._arrived.set()
+        self._verified.put(None)
+        deadline = time.monotonic() + _FAREWELL_S
+        alive = self._threads
+        while alive and time.monotonic() < deadline:
+            with self._lines_lock:
+                for line in self._lines:
+                    line.connection.abort()
+            alive[0].join(0.02)
+            alive = [thread for thread in alive if thread.is_alive()]
+        for content in self._backlog.opened():
+            with contextlib.suppress(StageError, OSError):
+                content.save()
+            if not alive:
+                content.close()
