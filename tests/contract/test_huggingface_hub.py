@@ -129,10 +129,10 @@ class TestResolving:
         fake.add_repo("org/ir", {"openvino_model.xml": b"<net/>", "openvino_model.bin": b"w", "config.json": b"{}"})
         assert resolve(fake, "org/ir").format is Format.OPENVINO
         door = OPENVINO.load(Access(settings={"HF_ENDPOINT": fake.endpoint}))
-        manifest = door.resolve(Source(hub="huggingface", name="org/ir"), OPENVINO.bind({}))
+        manifest = door.resolve(Source(hub="huggingface", name="org/ir"), OPENVINO.bind(OPENVINO.preset))
         assert {file.path for file in manifest.files} == {"openvino_model.xml", "openvino_model.bin", "config.json"}
         with pytest.raises(NotConverted):
-            door.resolve(Source(hub="huggingface", name=REPO), OPENVINO.bind({}))
+            door.resolve(Source(hub="huggingface", name=REPO), OPENVINO.bind(OPENVINO.preset))
 
     def test_a_library_setting_sends_nobody_elsewhere(self, fake: FakeHuggingFace) -> None:
         resolve(fake)

@@ -1,0 +1,1 @@
+"""The hubs, one file each: how a source is pinned, listed and fetched."""
