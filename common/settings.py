@@ -1,6 +1,7 @@
 """The environment, read once into one frozen struct. No other module looks at it."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("database_url", "redis_url"):
+            shown[name] = re.sub(r"://[^/]*@", "://***@", shown[name])
         if self.hf_token:
             shown[_HIDDEN] = "***"
         return f"Settings({shown})"

@@ -89,5 +89,9 @@ class Reconciler:
             return
         self._swept_at = now
         live = {f"{stage_id}.{attempt}" for stage_id, attempt in self.store.running()}
-        for path in sweep(self.volume, live):
-            log.info("workspace.swept", extra={"workspace": path.name})
+        try:
+            for path in sweep(self.volume, live):
+                log.info("workspace.swept", extra={"workspace": path.name})
+        except OSError as error:
+            # Leftovers cost space. They must not keep lost stages from being found.
+            log.warning("sweep.failed", extra={"reason": str(error)})

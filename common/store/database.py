@@ -126,6 +126,8 @@ def _is_outage(error: DBAPIError) -> bool:
         "IdleInTransactionSessionTimeout",
         "DeadlockDetected",
         "SerializationFailure",
+        # Somebody was started before the migrations.
+        "UndefinedTable",
     }
 
 

@@ -87,3 +87,17 @@ def test_the_database_defaults_to_a_file_beside_the_models() -> None:
 def test_every_field_has_exactly_one_variable() -> None:
     assert sorted(VARIABLES.values()) == sorted(Settings.__struct_fields__)
     assert len(set(VARIABLES)) == len(VARIABLES)
+
+
+def test_no_credential_is_in_the_picture_of_the_settings() -> None:
+    shown = repr(
+        read_settings(
+            {
+                "HF_TOKEN": "hf_planted1",
+                "DATABASE_URL": "postgresql://me:planted2@db/jobs",
+                "REDIS_URL": "redis://:planted3@queue/0",
+            }
+        )
+    )
+    assert "planted" not in shown
+    assert "db/jobs" in shown

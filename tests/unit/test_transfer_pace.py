@@ -51,6 +51,16 @@ def test_connections_that_bring_nothing_are_given_up() -> None:
     assert run.pace.connections == 4
 
 
+def test_connections_that_are_slow_to_start_are_looked_at_twice() -> None:
+    run = Run()
+    run.go(0.3, LIMITED)
+    assert run.pace.connections == 8
+    run.go(0.3, LIMITED[4])
+    assert run.pace.connections == 8
+    run.go(2, LIMITED)
+    assert run.pace.connections == 16
+
+
 def test_they_are_tried_again_later() -> None:
     run = Run()
     run.go(2, 1e9)

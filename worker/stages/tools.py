@@ -35,7 +35,7 @@ class Tools:
         plugin = self.catalog.converter(name)
         access = self._access(plugin.settings, frozenset())
         if _TRUST in access.settings:
-            access.settings[_TRUST] = _trusts(access.settings[_TRUST], source)
+            access.settings[_TRUST] = trusts(access.settings[_TRUST], source)
         return plugin.load(access)
 
     def artefact(self, artefact_id: str | None) -> Artefact:
@@ -52,7 +52,7 @@ class Tools:
         )
 
 
-def _trusts(listed: str, source: Source) -> str:
+def trusts(listed: str, source: Source) -> str:
     """`*` where the operator trusts this very repository's code, else nothing: a converter needs to know no names."""
     trusted = {name.strip() for name in listed.split(",")}
     return "*" if trusted & {"*", source.name} else ""

@@ -48,6 +48,7 @@ class Pace:
         self._bytes = 0
         self._before: tuple[int, float] | None = None
         """The number of connections before the last doubling, and the rate they had."""
+        self._doubted = False
         self._rests_until = now
         self._eased_at = now - _EASE_ONCE_S
         self.silent_until = now
@@ -74,7 +75,13 @@ class Pace:
         self.connections = max(1, self.connections // 2)
 
     def _judge(self, rate: float, now: float) -> None:
-        if self._before is not None and rate < self._before[1] * _WORTH_IT:
+        pays = self._before is None or rate >= self._before[1] * _WORTH_IT
+        if not pays and not self._doubted:
+            # New connections have hardly begun to bring anything: one more look before they are given up.
+            self._doubted = True
+            return
+        self._doubted = False
+        if self._before is not None and not pays:
             self.connections = self._before[0]
             self._before = None
             self._rests_until = now + _SETTLED_S
