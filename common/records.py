@@ -58,3 +58,5 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     input: str | None = None
     """The artefact that the stage before this one left."""
     job_ids: tuple[str, ...] = ()
+    progress: Progress | None = None
+    """How far an earlier attempt had come."""

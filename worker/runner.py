@@ -175,10 +175,13 @@ class _Watch:
     runner: Runner
     claim: Claim
     child: Child
-    _progress: Progress | None = None
-    _told: Progress | None = None
+    _progress: Progress | None = field(init=False)
+    _told: Progress | None = field(init=False)
     _speed: _Speed = field(default_factory=_Speed)
     _next_beat: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._progress = self._told = self.claim.progress
 
     def to_its_end(self) -> Outcome | None:
         """The outcome, or None when the child died without one. Raises LeaseLost."""
@@ -191,7 +194,7 @@ class _Watch:
                 message = self._receive(self.child.channel)
                 match message:
                     case Advanced(progress=progress):
-                        self._progress = self._speed.measured(progress)
+                        self._progress = onward(self._progress, self._speed.measured(progress))
                     case AskFence():
                         interrupted = self._beat()
                         if interrupted is not None:
@@ -228,6 +231,20 @@ class _Watch:
             raise LeaseLost
         self._told = self._progress
         return Cancelled() if beat.cancel else None
+
+
+def onward(before: Progress | None, now: Progress) -> Progress:
+    """The newest progress, but never fewer bytes or files than were shown: another attempt is no step back."""
+    if before is None or now.bytes_total not in {None, before.bytes_total}:
+        return now
+    return msgspec.structs.replace(
+        now,
+        bytes_done=max(before.bytes_done, now.bytes_done),
+        bytes_total=before.bytes_total,
+        files_done=max(before.files_done, now.files_done),
+        files_total=before.files_total if now.files_total is None else now.files_total,
+        bytes_resumed=max(before.bytes_resumed, now.bytes_resumed),
+    )
 
 
 def transfer_limits(settings: Settings) -> TransferLimits:

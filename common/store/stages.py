@@ -62,6 +62,7 @@ class StageStore:
             work=row.work,
             input=row.input,
             job_ids=jobs,
+            progress=None if row.progress is None else msgspec.convert(row.progress, Progress),
         )
 
     def heartbeat(self, claim: Claim, progress: Progress | None) -> Beat:
@@ -148,7 +149,7 @@ class StageStore:
                 lease_until=Now() + self._lease_s,
                 started_at=func.coalesce(StageRow.started_at, Now()),
             )
-            .returning(StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.input)
+            .returning(StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.input, StageRow.progress)
         )
 
     def _take_back(self, condition: ColumnElement[bool], reason: str) -> list[str]:
