@@ -18,7 +18,7 @@ from worker.transfer.connection import Answer, Broken, Connection, Origin, wishe
 from worker.transfer.content import UNKNOWN_END, Block, Content
 from worker.transfer.pace import Pace, Patience
 
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 1024 * 1024
 
 Classify = Callable[[int, Mapping[str, str]], StageError | None]
 """What a hub means by a status and its headers (in lower case), where trying again is of no use.
