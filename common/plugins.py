@@ -178,6 +178,8 @@ class ConverterPlugin(Generic[O]):
     extra: str | None = None
     preload: tuple[str, ...] = ()
     """Modules that a convert worker's fork server imports at start."""
+    fragile: tuple[str, ...] = ()
+    """Modules that may be absent, but break the converter where they are installed and cannot be imported."""
     settings: frozenset[str] = frozenset()
 
     def bind(self, raw: Mapping[str, object]) -> O:

@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +143,7 @@ def _preload(plugins: list[HubPlugin[Any] | ConverterPlugin[Any]]) -> list[str]:
         named = [plugin.implementation.partition(":")[0]]
         if isinstance(plugin, ConverterPlugin):
             named = [*plugin.preload, *named]
+            _refuse_broken(plugin)
         for module in named:
             if importlib.util.find_spec(module.partition(".")[0]) is None:
                 raise PluginNotInstalled(
@@ -149,6 +152,20 @@ def _preload(plugins: list[HubPlugin[Any] | ConverterPlugin[Any]]) -> list[str]:
                 )
         modules += named
     return list(dict.fromkeys(modules))
+
+
+def _refuse_broken(plugin: ConverterPlugin[Any]) -> None:
+    """Find out in a process of its own: what breaks an import must not stay in this one."""
+    for module in plugin.fragile:
+        if importlib.util.find_spec(module) is None:
+            continue
+        tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False)
+        if tried.returncode != 0:
+            last = tried.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise PluginNotInstalled(
+                f"The installed {module} cannot be imported, and breaks '{plugin.name}': {last[:300]}",
+                hint=f"Uninstall {module}, or install the build that belongs to the other libraries.",
+            )
 
 
 def _environment(pool: Pool, slots: int, volume: Volume) -> dict[str, str]:

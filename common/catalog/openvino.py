@@ -353,6 +353,8 @@ OPENVINO = ConverterPlugin(
     precisions=frozenset(Precision),
     implementation="worker.converters.openvino.converter:OpenVINOConverter",
     extra="openvino",
+    # A torchvision of another build than torch makes every import of transformers' models fail.
+    fragile=("torchvision",),
     preload=_PRELOAD,
     settings=frozenset({"MODELFERRY_TRUST_REMOTE_CODE"}),
 )
