@@ -1,7 +1,6 @@
 """The doorway to Celery and Redis: queues carry tickets, and a ticket says only that its queue has work."""
 
 import logging
-from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -63,7 +62,6 @@ class Broker:
     def __init__(self, redis_url: str) -> None:
         self._app = make_celery(redis_url, consumer=False)
         self._redis = Redis.from_url(redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-        self._where = urlsplit(redis_url).hostname
 
     def enqueue(self, pool: Pool) -> bool:
         """Send one ticket, best effort. False when Redis is away: the reconciler will send it later."""

@@ -7,14 +7,15 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-_CHATTY = (
-    "httpx", "httpcore", "filelock", "urllib3", "kombu", "amqp", "alembic",
+_LEAST = {
+    **dict.fromkeys(("httpx", "httpcore", "filelock", "urllib3", "kombu", "amqp", "alembic"), logging.WARNING),
     # A line of our own tells of each stage; Celery's would repeat every ticket, twice.
-    "celery.app.trace", "celery.worker.strategy",
-    # At every lost connection it announces that late acknowledgement may change; ours is early.
-    "py.warnings",
-)  # fmt: skip
-_QUIET = {"py.warnings": logging.ERROR}
+    **dict.fromkeys(("celery.app.trace", "celery.worker.strategy"), logging.WARNING),
+    # At every lost connection Celery announces that late acknowledgement may change; ours is early.
+    "py.warnings": logging.ERROR,
+}
+"""Chatty loggers, and the least level at which they are heard."""
+
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
     "asctime",
@@ -33,8 +34,8 @@ def configure(level: str, style: Literal["text", "json"], stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(_QUIET.get(chatty, logging.WARNING), root.level))
+    for name, least in _LEAST.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
 
 
 def redact(text: str) -> str:

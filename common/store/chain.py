@@ -7,14 +7,12 @@ import msgspec
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from common.lifecycle import ENDED_JOBS, job_state
+from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
 from common.planning import StagePlan, work_key
 from common.spec import JobSpec
 from common.store.database import AnyRow, Now
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 from common.vocabulary import JobState, Pool, StageKind, StageState
-
-ACTIVE = (StageState.QUEUED, StageState.RUNNING)
 
 
 def record_event(
@@ -55,7 +53,7 @@ def join_stage(connection: Connection, plan: StagePlan, artefact: str | None) ->
     ).on_conflict_do_nothing()
     existing = (
         select(StageRow.id)
-        .where(StageRow.work_key == key, StageRow.state.in_(ACTIVE), StageRow.cancel_at.is_(None))
+        .where(StageRow.work_key == key, StageRow.state.in_(ACTIVE_STAGES), StageRow.cancel_at.is_(None))
         .with_for_update()
     )
     while True:

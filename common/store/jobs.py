@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.orm import aliased
 
 from common.errors import JobEnded, NoSuchJob, NotCancellable
-from common.lifecycle import ENDED_JOBS
+from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS
 from common.planning import stages
 from common.records import JobRecord, WorkerRecord
 from common.spec import JobSpec, Progress
@@ -136,7 +136,7 @@ def _cancel_stage(connection: Connection, stage_id: str, *, running: bool) -> No
     changes: dict[str, object] = {"cancel_at": Now()}
     if not running:
         changes |= {"state": StageState.CANCELED, "ended_at": Now()}
-    active = StageRow.state.in_((StageState.QUEUED, StageState.RUNNING))
+    active = StageRow.state.in_(ACTIVE_STAGES)
     connection.execute(update(StageRow).where(StageRow.id == stage_id, active).values(**changes))
     record_event(connection, "stage.cancelled" if not running else "stage.cancel_requested", stage_id=stage_id)
 

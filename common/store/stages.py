@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from common.errors import WorkerLost
 from common.lifecycle import before
 from common.log import redact
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeeded
@@ -158,7 +159,7 @@ class StageStore:
         return [row.id for row in lost if self._take_back_one(row, condition, reason)]
 
     def _take_back_one(self, row: AnyRow, condition: ColumnElement[bool], reason: str) -> bool:
-        outcome: Outcome = Retry(code="worker_lost", detail=reason, hint="", crashed=True)
+        outcome: Outcome = Retry(code=WorkerLost.code, detail=reason, hint=WorkerLost.hint, crashed=True)
         if row.cancel_at is not None:
             outcome = Cancelled()
         fence = (StageRow.id == row.id, StageRow.attempt == row.attempt, condition)
@@ -211,7 +212,7 @@ class StageStore:
             return outcome
         if outcome.crashed and stage.crashes + 1 >= self._retry.max_crashes:
             detail = f"{outcome.detail} This happened {stage.crashes + 1} times, which is as often as is allowed."
-            return Failed(code=outcome.code, detail=detail, hint=outcome.hint or _LOST_HINT)
+            return Failed(code=outcome.code, detail=detail, hint=outcome.hint)
         if not outcome.crashed and stage.failures + 1 >= self._retry.max_attempts:
             return Failed(code=outcome.code, detail=outcome.detail, hint=outcome.hint)
         return outcome
@@ -221,9 +222,6 @@ class StageStore:
             return 2.0 * count
         backoff = min(self._retry.base_s * 2.0**count, self._retry.cap_s) * self._retry.jitter()
         return max(backoff, retry.wait_s or 0.0)
-
-
-_LOST_HINT = "Look for the kernel's out-of-memory messages on the worker's machine."
 
 
 def _claimable(pool: Pool) -> tuple[ColumnElement[bool], ...]:

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
-from tests.fakes.tiny_models import has_minilm, minilm_repo, tiny_bert, tiny_llama, tiny_reranker
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from tests.fakes.tiny_models import minilm_repo, tiny_bert, tiny_llama, tiny_reranker
 
 LIMIT_BYTES = 3_000_000
 
@@ -58,7 +57,6 @@ def test_a_seed_makes_the_same_small_repository_again(build: Callable[..., Path]
     )
 
 
-@pytest.mark.skipif(not has_minilm(), reason="the package that carries MiniLM is not installed")
 def test_minilm_is_the_real_one(tmp_path: Path) -> None:
     repo = minilm_repo(tmp_path)
     assert repo == tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2"

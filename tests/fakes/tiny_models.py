@@ -105,13 +105,6 @@ def minilm_repo(root: Path) -> Path:
     return target
 
 
-def has_minilm() -> bool:
-    try:
-        return bool(_minilm_files())
-    except PackageMissing:
-        return False
-
-
 def _byte_level_tokenizer() -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
