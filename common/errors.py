@@ -18,6 +18,7 @@ ModelferryError
 Codes are public and frozen: clients and the troubleshooting page refer to them.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -299,3 +300,8 @@ class PluginNotInstalled(PermanentError):
 
 class Internal(PermanentError):
     """A fault of our own."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this is how an operating system says that a volume or a quota has no room."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from common.errors import DiskFull, Internal, is_disk_full
+
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     """The stage's effect is durable. `artefact` names the content it left for the next stage."""
@@ -37,3 +39,10 @@ class Released(msgspec.Struct, frozen=True, kw_only=True, tag="released"):
 
 
 Outcome = Succeeded | Retry | Failed | Cancelled | Released
+
+
+def unexpected(error: Exception) -> Failed:
+    """What to make of an error that nobody foresaw: a full disk wherever it shows, or a fault of our own."""
+    if is_disk_full(error):
+        return Failed(code=DiskFull.code, detail=f"The volume of the models takes no more: {error}", hint=DiskFull.hint)
+    return Failed(code=Internal.code, detail=f"{type(error).__name__}: {error}", hint=Internal.hint)

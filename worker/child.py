@@ -12,9 +12,9 @@ from common.artefacts.layout import Volume
 from common.artefacts.manifest import ArtefactStore
 from common.catalog.registry import Catalog
 from common.clock import utc_now
-from common.errors import Internal, JobCancelled, OutOfMemory, RequestError, StageError, TransientError
+from common.errors import JobCancelled, OutOfMemory, RequestError, StageError, TransientError
 from common.log import configure
-from common.outcome import Cancelled, Failed, Outcome, Retry
+from common.outcome import Cancelled, Failed, Outcome, Retry, unexpected
 from common.planning import WORK_TYPES, ConvertWork, FetchWork, PublishWork
 from worker.attempt import StageAttempt
 from worker.forkserver import Channel
@@ -54,8 +54,7 @@ def _outcome(request: StageRequest, channel: Channel) -> Outcome:  # noqa: PLR09
     except Exception as error:
         # The last fence before the process ends: the stage must have an outcome.
         log.exception("stage.broken")
-        detail = f"{type(error).__name__}: {error}"
-        return Failed(code=Internal.code, detail=detail, hint=Internal.hint)
+        return unexpected(error)
 
 
 def _run(request: StageRequest, channel: Channel) -> Outcome:

@@ -13,7 +13,7 @@ import msgspec
 from common.artefacts.layout import Volume
 from common.broker import Broker
 from common.errors import ChildCrashed, OutOfMemory, ServiceUnavailable
-from common.outcome import Cancelled, Failed, Outcome, Released, Retry
+from common.outcome import Cancelled, Failed, Outcome, Released, Retry, unexpected
 from common.plugins import TransferLimits
 from common.records import Claim
 from common.settings import Settings
@@ -79,7 +79,7 @@ class Runner:
         known = {"stage": claim.stage_id, "kind": claim.kind, "attempt": claim.attempt}
         log.info("stage.claimed", extra={**known, "jobs": ",".join(claim.job_ids)})
         began = time.monotonic()
-        rooms = Workspace(self.volume.workspace(f"{claim.stage_id}.{claim.attempt}"))
+        rooms = Workspace(self.volume.work / f"{claim.stage_id}.{claim.attempt}")
         try:
             outcome = self._supervise(claim, rooms)
             pools = self._settle(claim, outcome)
@@ -100,6 +100,10 @@ class Runner:
             child = self._spawn(claim, rooms)
         except ChildCrashed as error:
             return Retry(code=error.code, detail=str(error), hint=error.advice, crashed=True)
+        except OSError as error:
+            # A stage that cannot even begin must have an outcome too, or it would be taken for a lost worker's.
+            log.exception("stage.not_begun")
+            return unexpected(error)
         with child:
             outcome = _Watch(self, claim, child).to_its_end()
             if outcome is not None:
@@ -108,6 +112,7 @@ class Runner:
         return _crash(claim, ended, rooms.log, oom_killed=_oom_kills() > kills_before)
 
     def _spawn(self, claim: Claim, rooms: Workspace) -> Child:
+        self.volume.workspace(rooms.root.name)
         rooms.prepare()
         settings = self.settings
         request = StageRequest(

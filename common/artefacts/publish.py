@@ -33,13 +33,12 @@ from common.artefacts.manifest import (
 from common.artefacts.retire import ASIDE, BUILDING, PLACE, READY, clear_up
 from common.artefacts.swap import put_in_place
 from common.clock import Clock, utc_now
-from common.errors import DestinationInvalid, DestinationOutside, DiskFull, PublicationRefused
+from common.errors import DestinationInvalid, DestinationOutside, DiskFull, PublicationRefused, is_disk_full
 from common.spec import MANIFEST_NAME, Destination, Target, check_distinct, check_file_path
 from common.vocabulary import ModelType
 
 STAGING_PREFIX = "publish."
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
     errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY,
@@ -253,7 +252,7 @@ def _refusals(destination: Destination) -> Iterator[None]:
     except (DestinationOutside, DestinationInvalid) as error:
         raise PublicationRefused(f"'{destination.folder}' cannot take the model: {error}") from error
     except OSError as error:
-        if error.errno in _FULL:
+        if is_disk_full(error):
             raise DiskFull("The volume of the models is full") from error
         if error.errno in _REFUSED:
             raise PublicationRefused(f"'{destination.folder}' cannot take the model: {error.strerror}") from error

@@ -212,6 +212,7 @@ def test_a_full_disk_has_its_own_code(tmp_path: Path) -> None:
         ("quiet", "output_incomplete", "wrote no files"),
         ("loud", "conversion_failed", "the line before the last\nthe last line"),
         ("fatal", "child_crashed", "SIGSEGV|signal 11"),
+        ("full", "disk_full", "No space left"),
     ],
 )
 def test_cases_64_and_66_a_tool_that_fails_in_any_way_ends_the_job(
@@ -229,6 +230,20 @@ def test_case_64_a_failed_conversion_is_done_again_when_asked_again(noisy: Simpl
         wish = {"name": "org/again", "type": "llm", "is_ovms": True, "config": {"mood": mood}}
         job = noisy.service.wait(submit_to_folder(noisy.service, wish, noisy.models))
         assert job["status"] == status
+
+
+def test_a_stage_that_cannot_even_begin_has_an_outcome(noisy: SimpleNamespace) -> None:
+    work = noisy.service.models_dir / ".modelferry/work"
+    noisy.service.wait_until(lambda: not list(work.iterdir()), 5, "an empty work area")
+    work.rmdir()
+    work.write_text("in the way")
+    try:
+        wish = {"name": "org/tiny", "type": "llm", "is_ovms": True, "config": {"mood": "good"}}
+        job = noisy.service.wait(submit_to_folder(noisy.service, wish, noisy.models), timeout_s=20)
+    finally:
+        work.unlink()
+        work.mkdir()
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "internal", 1)
 
 
 def test_a_conversion_that_needs_too_much_memory_has_its_own_code(noisy: SimpleNamespace) -> None:

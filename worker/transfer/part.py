@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import DiskFull
+from common.errors import DiskFull, is_disk_full
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CANNOT_LOCK = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
@@ -194,7 +193,7 @@ def _disk_full(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if not is_disk_full(error):
             raise
         msg = f"The volume of the models takes no more: {error.strerror}, with {free_bytes(path.parent)} bytes free"
         raise DiskFull(msg) from error

@@ -1,5 +1,6 @@
 """A third-party converter plugin that misbehaves on demand: the name of the model says how."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from common.vocabulary import Format, ModelType, Phase, Precision
 
 
 class NoisyOptions(Spec, frozen=True):
-    """`mood`: quiet (write nothing), loud (5 MB on stderr, then fail), fatal (die), slow, or good."""
+    """`mood`: quiet (write nothing), loud (5 MB on stderr, then fail), fatal (die), full (disk), slow, or good."""
 
     mood: str = "good"
     seconds: float = 0.0
@@ -47,6 +48,8 @@ class NoisyConverter:
             case "hungry":
                 hoard = bytearray(3_000_000_000)
                 hoard[::4096] = b"x" * len(hoard[::4096])
+            case "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             case _:
                 time.sleep(options.seconds)
         (output / "openvino_model.xml").write_text("<net/>")

@@ -23,6 +23,7 @@ from common.errors import (
     OutOfMemory,
     StageError,
     UnsupportedModel,
+    is_disk_full,
 )
 
 _OPTION_ERRORS = (
@@ -74,7 +75,7 @@ def _explained(error: Exception, volume: Path, otherwise: type[StageError], star
     causes = list(_chain(error))
     if any(_is_memory(cause) for cause in causes) or _is_close_to_limit():
         return OutOfMemory(f"The conversion ran out of memory: {_one_line(error)}")
-    if any(_is_full(cause) for cause in causes) or shutil.disk_usage(volume).free < _FULL_BELOW_BYTES:
+    if any(is_disk_full(cause) for cause in causes) or shutil.disk_usage(volume).free < _FULL_BELOW_BYTES:
         return DiskFull(f"The volume is full: {_one_line(error)}")
     for cause in causes:
         if isinstance(cause, ImportError):
@@ -109,10 +110,6 @@ def _is_close_to_limit() -> bool:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = re.search(r"^VmPeak:\s+(\d+) kB", status, re.MULTILINE)
     return peak is not None and limit - int(peak[1]) * 1024 < _CLOSE_BYTES
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def _one_line(error: BaseException) -> str:
