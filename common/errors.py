@@ -8,7 +8,12 @@ ModelferryError
 │   ├── DestinationInvalid    a path that no file system takes
 │   ├── NoSuchJob
 │   ├── JobEnded              cancelling what has already ended
-│   └── NotCancellable        cancelling what is being published this instant
+│   ├── NotCancellable        cancelling what is being published this instant
+│   ├── JobActive             forgetting or retrying what has not ended
+│   ├── NotRetryable          retrying what is completed
+│   ├── KeyInFlight           an Idempotency-Key whose first request is not answered yet
+│   ├── KeyReused             an Idempotency-Key that stood on another request
+│   └── NoSuchLimit
 ├── ServiceUnavailable    the database cannot take the request now; nothing was stored
 ├── StageError            why one attempt at a stage ended badly
 │   ├── TransientError        worth another attempt after `wait_s`
@@ -76,6 +81,36 @@ class NotCancellable(RequestError):
     """The job is past the point of no return."""
 
     code = "not_cancellable"
+
+
+class JobActive(RequestError):
+    """The job has not ended yet."""
+
+    code = "job_active"
+
+
+class NotRetryable(RequestError):
+    """There is nothing to try again."""
+
+    code = "not_retryable"
+
+
+class KeyInFlight(RequestError):
+    """The first request with this Idempotency-Key is not answered yet."""
+
+    code = "idempotency_key_in_flight"
+
+
+class KeyReused(RequestError):
+    """The Idempotency-Key stood on a request with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class NoSuchLimit(RequestError):
+    """No such limit is set."""
+
+    code = "no_such_limit"
 
 
 class ServiceUnavailable(ModelferryError):
@@ -229,10 +264,17 @@ class InvalidParameters(PermanentError):
 
 
 class OutOfMemory(PermanentError):
-    """The conversion needed more memory than it may use."""
+    """The machine, or the container, had no memory left."""
 
     code = "out_of_memory"
     hint = "Give the convert worker more memory, convert fewer models at once, or choose a smaller model."
+
+
+class MemoryLimitExceeded(PermanentError):
+    """The conversion needed more memory than the operator allows."""
+
+    code = "memory_limit_exceeded"
+    hint = "Raise MODELFERRY_CONVERT_MEMORY_MB if the machine has more memory, or choose a smaller model."
 
 
 class ConversionFailed(PermanentError):

@@ -10,6 +10,8 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
 
     artefact: str
     result: dict[str, object] = {}
+    bytes: int = 0
+    """How large the artefact is: the next stage's need of memory is reckoned from it."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, tag="retry"):

@@ -9,8 +9,8 @@ import msgspec
 
 from common.errors import InvalidSpec, PluginUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
-from common.spec import Destination, JobSpec, Source, Spec, Target
-from common.vocabulary import Format, ModelType, Operation, Pool, Precision, StageKind
+from common.spec import Destination, JobSpec, MemoryRule, Source, Spec, Target
+from common.vocabulary import Format, ModelType, Operation, Pool, Precision, Priority, StageKind
 
 OVMS_CONVERTER = "openvino"
 """The converter that `is_ovms` of the wire contract means; where it is not enabled, another that writes the same."""
@@ -32,6 +32,7 @@ class Wish(Spec, frozen=True):
     model_type: ModelType | None = None
     convert: bool = False
     revision: str | None = None
+    priority: Priority = Priority.NORMAL
     config: dict[str, object] = {}
 
 
@@ -77,6 +78,9 @@ class StagePlan(Spec, frozen=True):
     kind: StageKind
     pool: Pool
     work: dict[str, object]
+    hub: str = ""
+    """Whom a fetch asks."""
+    memory: MemoryRule | None = None
 
 
 class Offer(Protocol):
@@ -111,14 +115,13 @@ def plan(wish: Wish, offer: Offer) -> JobSpec:
 def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
     """The chain of stages that fulfils a spec, in order."""
     source, target = spec.source, spec.target
-    chain: list[tuple[StageKind, Pool, Work]] = [
-        (StageKind.FETCH, Pool.DOWNLOAD, FetchWork(hub=spec.hub, source=source, options=spec.hub_options))
-    ]
+    fetch = FetchWork(hub=spec.hub, source=source, options=spec.hub_options)
+    chain = [_link(StageKind.FETCH, Pool.DOWNLOAD, fetch, hub=source.hub)]
     publish_pool = Pool.DOWNLOAD
     if target is not None and spec.converter is not None:
         made = msgspec.structs.replace(target, device=_ANY_DEVICE)
-        work = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
-        chain.append((StageKind.CONVERT, Pool.CONVERT, work))
+        convert = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
+        chain.append(_link(StageKind.CONVERT, Pool.CONVERT, convert, memory=spec.memory))
         # The convert worker has the converter's library at hand, which writes the serving files.
         publish_pool = Pool.CONVERT
     publish = PublishWork(
@@ -129,8 +132,12 @@ def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
         target=target,
         serving=spec.serving_options,
     )
-    chain.append((StageKind.PUBLISH, publish_pool, publish))
-    return tuple(StagePlan(kind=kind, pool=pool, work=msgspec.to_builtins(work)) for kind, pool, work in chain)
+    chain.append(_link(StageKind.PUBLISH, publish_pool, publish))
+    return tuple(chain)
+
+
+def _link(kind: StageKind, pool: Pool, work: Work, *, hub: str = "", memory: MemoryRule | None = None) -> StagePlan:
+    return StagePlan(kind=kind, pool=pool, work=msgspec.to_builtins(work), hub=hub, memory=memory)
 
 
 def work_key(kind: StageKind, work: dict[str, object], artefact: str | None) -> str:
@@ -173,6 +180,7 @@ def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
         hub_options=msgspec.to_builtins(options),
         converter_options={},
         serving_options={},
+        priority=wish.priority,
         config=wish.config,
     )
 
@@ -204,6 +212,8 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         hub_options=msgspec.to_builtins(hub.bind(about_source)),
         converter_options=msgspec.to_builtins(converter.bind(recipe)),
         serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
+        memory=converter.memory,
+        priority=wish.priority,
         config=wish.config,
     )
 

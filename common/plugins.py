@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import msgspec
 
 from common.errors import InvalidSpec, PluginNotInstalled
-from common.spec import Manifest, Progress, Source, Target
+from common.spec import Manifest, MemoryRule, Progress, Source, Target
 from common.vocabulary import Format, ModelType, Precision
 
 O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741 - O for options, as O_contra
@@ -35,6 +35,15 @@ class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What must stay free on the volume after a transfer."""
 
 
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers together leave to one transfer at this moment."""
+
+    bytes_per_s: float | None = None
+    """At most so fast; None is no limit."""
+    silent_s: float = 0.0
+    """Ask the hub for nothing during the next seconds: it has told some worker to wait."""
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """The settings and credentials that a plugin's descriptor names, and no others."""
 
@@ -56,6 +65,12 @@ class Attempt(Protocol):
     @property
     def limits(self) -> TransferLimits:
         """How hard a transfer may pull."""
+
+    def allowance(self) -> Allowance:
+        """What this transfer may do now. Changes while it runs: ask every second or so. Cheap."""
+
+    def hub_asks_to_wait(self, wait_s: float) -> None:
+        """Tell all workers that the hub wants no request during the next seconds, as a 429 says."""
 
     def stored(self, sha256: str) -> Path | None:
         """The verified, read-only copy of this content, where the content store has one."""
@@ -181,6 +196,8 @@ class ConverterPlugin(Generic[O]):
     fragile: tuple[str, ...] = ()
     """Modules that may be absent, but break the converter where they are installed and cannot be imported."""
     settings: frozenset[str] = frozenset()
+    memory: MemoryRule | None = None
+    """What is kept free for a conversion before it starts."""
 
     def bind(self, raw: Mapping[str, object]) -> O:
         """Check the options that decide the bytes. Raises InvalidSpec on an unknown or ill-typed one."""

@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 from common.spec import JobSpec, Progress
-from common.vocabulary import JobState, Pool, StageKind, StageState
+from common.vocabulary import JobState, LimitScope, Pool, StageKind, StageState
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +28,79 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     error: str | None = None
     hint: str | None = None
+    tenant: str = ""
+    """Who asked; jobs of different tenants take turns."""
+    retry_of: str | None = None
+    """The job that this one tries again."""
+    retry_at: datetime | None = None
+    """When the current stage is tried again, after an attempt that ended badly."""
+    last_error_code: str | None = None
+    """Why the current stage's last attempt ended badly."""
+    last_error: str | None = None
     result: dict[str, object] = {}
     """What the publish stage left; empty until the job is completed."""
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at one of a job's stages."""
+
+    stage: StageKind
+    number: int
+    worker: str
+    began_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    """`succeeded`, `retried`, `failed`, `cancelled` or `released`; None while it runs."""
+    error_code: str | None = None
+    error: str | None = None
+
+
+class LimitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit of the operator. None is no limit."""
+
+    scope: LimitScope
+    name: str
+    max_running: int | None = None
+    """How many stages may run at once: of a hub its fetches, of a tenant or a pool everything."""
+    bytes_per_s: int | None = None
+    """How fast all transfers together may be: of a hub, or of the whole service."""
+
+
+class HubRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a hub fares with all workers together."""
+
+    name: str
+    running: int = 0
+    """Fetches that run."""
+    resumes_at: datetime | None = None
+    """Until then nobody asks it for anything."""
+    reason: str | None = None
+
+
+class KeyReservation(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to answer the first request that carries an Idempotency-Key."""
+
+    tenant: str
+    key: str
+    token: str
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some jobs, and from where to go on."""
+
+    records: list[JobRecord]
+    next: int | None = None
+
+
+class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """What a convert worker's machine has for conversions. In bytes."""
+
+    machine: str
+    """The beginning that the owners on this machine share."""
+    budget_bytes: int
+    """What all conversions of the machine may use together."""
+    free_bytes: int
+    """What the machine has free at this moment."""
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +126,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     work: dict[str, object]
     """What to do: a FetchWork, ConvertWork or PublishWork of `common.planning`, as JSON."""
+    hub: str = ""
+    """Whom a fetch asks; empty for other stages."""
+    memory_bytes: int = 0
+    """The predicted peak of a conversion."""
     input: str | None = None
     """The artefact that the stage before this one left."""
     job_ids: tuple[str, ...] = ()

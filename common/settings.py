@@ -51,7 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     spare_mb: int = 512
     """What stays free on the volume."""
     convert_memory_mb: int = 0
-    """The most memory one conversion may allocate; 0 is no limit."""
+    """The most memory one conversion may use, beyond the libraries that all share; 0 is no limit."""
+    memory_budget_mb: int = 0
+    """What the conversions of one machine may use together; 0 is what is free when its worker starts."""
     trust_remote_code: str = ""
     """Repositories, with commas, whose own Python code may run during a conversion."""
 
@@ -62,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_crashes: int = 3
     retry_base_s: float = 5.0
     retry_cap_s: float = 900.0
+    keep_jobs_days: float = 90.0
+    """How long a job is remembered after its end; 0 is for ever."""
+    keep_jobs: int = 100_000
+    """How many ended jobs are remembered; 0 is all of them."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -166,7 +172,7 @@ def _check(settings: Settings) -> None:
     if settings.lease_s <= 2 * settings.heartbeat_s:
         msg = f"{_variable('lease_s')} must be more than twice {_variable('heartbeat_s')}"
         raise SettingsError(msg)
-    for field in ("spare_mb", "convert_memory_mb"):
+    for field in ("spare_mb", "convert_memory_mb", "memory_budget_mb", "keep_jobs_days", "keep_jobs"):
         if getattr(settings, field) < 0:
             msg = f"{_variable(field)} must not be negative"
             raise SettingsError(msg)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from common.errors import SourceUnsafe
-from common.vocabulary import DigestAlgorithm, Format, ModelType, Operation, Phase, Precision
+from common.vocabulary import DigestAlgorithm, Format, ModelType, Operation, Phase, Precision, Priority
 
 MANIFEST_NAME = ".modelferry.json"
 
@@ -84,6 +84,17 @@ class Destination(Spec, frozen=True):
     folder: str
 
 
+class MemoryRule(Spec, frozen=True):
+    """How much memory a conversion will need at its peak, from the size of what it reads. In bytes."""
+
+    base_bytes: int
+    per_byte: float
+
+    def peak_bytes(self, source_bytes: int) -> int:
+        """The prediction for a source of this size."""
+        return self.base_bytes + int(self.per_byte * source_bytes)
+
+
 class JobSpec(Spec, frozen=True):
     """One wish: a model, present in one form, at one place. It has been validated in full."""
 
@@ -98,6 +109,9 @@ class JobSpec(Spec, frozen=True):
     hub_options: dict[str, object]
     converter_options: dict[str, object]
     serving_options: dict[str, object]
+    memory: MemoryRule | None = None
+    """Of the conversion."""
+    priority: Priority = Priority.NORMAL
     config: dict[str, object] = {}
     """The client's own options, as they came; shown, never acted on."""
 

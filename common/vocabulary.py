@@ -39,6 +39,24 @@ class Pool(StrEnum):
     CONVERT = "convert"
 
 
+class Priority(StrEnum):
+    """Which jobs go first. Within one priority, those who ask take turns."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class LimitScope(StrEnum):
+    """What a limit of the operator is about."""
+
+    SERVICE = "service"
+    """All transfers together; the limit's name is `*`."""
+    HUB = "hub"
+    TENANT = "tenant"
+    POOL = "pool"
+
+
 class Operation(StrEnum):
     """What a job was asked to do, in the words of the wire contract."""
 

@@ -12,6 +12,8 @@ from common.broker import Broker
 from common.errors import PluginNotInstalled, PluginUnavailable
 from common.log import configure
 from common.settings import Settings, SettingsError, read_settings
+from common.store.database import Database
+from common.store.retention import Retention
 from common.vocabulary import Pool
 from worker.reconcile import Reconciler
 from worker.service import make_stage_store, make_worker
@@ -45,8 +47,10 @@ def main(arguments: list[str]) -> int:
 def _reconcile(settings: Settings) -> None:
     volume = Volume(settings.models_dir)
     volume.prepare()
+    database = Database(settings.store_url)
     reconciler = Reconciler(
-        store=make_stage_store(settings),
+        store=make_stage_store(settings, database),
+        retention=Retention(database, keep_days=settings.keep_jobs_days, keep_jobs=settings.keep_jobs),
         broker=Broker(settings.redis_url),
         volume=volume,
         lease_s=settings.lease_s,

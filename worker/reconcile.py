@@ -1,4 +1,4 @@
-"""The reconciler: finds what was lost and makes the queues agree with the table. Any number may run."""
+"""The reconciler: finds what was lost, makes the queues agree with the table, and clears up. Any number may run."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from common.artefacts.layout import Volume
 from common.artefacts.sweep import sweep
 from common.broker import Broker
 from common.errors import ServiceUnavailable
+from common.store.retention import Retention
 from common.store.stages import StageStore
 from common.vocabulary import Pool
 from worker.identity import is_dead
@@ -17,13 +18,16 @@ log = logging.getLogger(__name__)
 
 _MOST_TICKETS = 50
 _SWEEP_EVERY_S = 300.0
+_PRUNE_EVERY_S = 60.0
+_MOST_BATCHES = 20
 
 
 @dataclass
 class Reconciler:
-    """One loop over the table: dead workers, expired leases, missing tickets, leftovers on disk."""
+    """One loop over the table: dead workers, expired leases, missing tickets, old jobs, leftovers on disk."""
 
     store: StageStore
+    retention: Retention
     broker: Broker
     volume: Volume
     lease_s: float
@@ -31,7 +35,9 @@ class Reconciler:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _in_contact_since: float | None = None
     _last_contact: float = 0.0
-    _swept_at: float | None = None
+    _ahead_s: float = 0.0
+    """By how much the database's clock is ahead of this process's own, which nobody can put forward or back."""
+    _done_at: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Reconcile until stopped."""
@@ -50,22 +56,31 @@ class Reconciler:
             self._take_back()
             for pool in Pool:
                 self._send_missing_tickets(pool)
-            self._sweep()
+            if self._is_due("prune", _PRUNE_EVERY_S):
+                self._prune()
+            if self._is_due("sweep", _SWEEP_EVERY_S):
+                self._sweep()
         except ServiceUnavailable:
             self._in_contact_since = None
 
     def _note_contact(self) -> None:
-        self.store.claimable(Pool.DOWNLOAD)
+        """Since when leases can be trusted: the database has been in reach, and its clock has not leapt."""
+        clock = self.store.now()
         now = time.monotonic()
-        if self._in_contact_since is None or now - self._last_contact > 4 * self.every_s:
+        leapt_s = (clock - now) - self._ahead_s
+        self._ahead_s = clock - now
+        cut_off = now - self._last_contact > 4 * self.every_s
+        if self._in_contact_since is None or cut_off or abs(leapt_s) > self.lease_s / 2:
+            if self._in_contact_since is not None:
+                log.warning("leases.doubted", extra={"clock_leapt_s": f"{leapt_s:.1f}"})
             self._in_contact_since = now
         self._last_contact = now
 
     def _take_back(self) -> None:
         dead = [owner for owner in self.store.owners() if is_dead(owner)]
         lost = self.store.reap_owners(dead)
-        # After an outage every lease looks expired, because nobody could prolong one. Workers get a full lease
-        # to show that they live before anything is taken from them.
+        # After an outage every lease looks expired, because nobody could prolong one, and so it is when the clock was
+        # put forward. Workers get a full lease to show that they live before anything is taken from them.
         in_contact_s = time.monotonic() - (self._in_contact_since or time.monotonic())
         if in_contact_s >= self.lease_s:
             lost += self.store.reap()
@@ -76,18 +91,31 @@ class Reconciler:
         waiting = self.broker.depth(pool)
         if waiting is None:
             return
-        missing = min(self.store.claimable(pool) - waiting, _MOST_TICKETS)
+        missing = self.store.claimable(pool, most=waiting + _MOST_TICKETS) - waiting
         for _ in range(missing):
             if not self.broker.enqueue(pool):
                 return
         if missing > 0:
             log.info("tickets.sent", extra={"pool": pool, "count": missing})
 
-    def _sweep(self) -> None:
+    def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()
-        if self._swept_at is not None and now - self._swept_at < _SWEEP_EVERY_S:
-            return
-        self._swept_at = now
+        if what in self._done_at and now - self._done_at[what] < every_s:
+            return False
+        self._done_at[what] = now
+        return True
+
+    def _prune(self) -> None:
+        forgotten = 0
+        for _ in range(_MOST_BATCHES):
+            batch = self.retention.prune()
+            forgotten += batch
+            if not batch:
+                break
+        if forgotten:
+            log.info("jobs.forgotten", extra={"count": forgotten})
+
+    def _sweep(self) -> None:
         live = {f"{stage_id}.{attempt}" for stage_id, attempt in self.store.running()}
         try:
             for path in sweep(self.volume, live):

@@ -4,116 +4,179 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
-from common.planning import StagePlan, work_key
+from common.planning import StagePlan, stages, work_key
 from common.spec import JobSpec
 from common.store.database import AnyRow, Now
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
-from common.vocabulary import JobState, Pool, StageKind, StageState
+from common.store.turns import Asker, next_rank
+from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
+
+# The statements of the hot paths are made once: to build one takes SQLAlchemy longer than to run it.
+
+_EVENT = insert(JobEventRow).values(at=Now())
+
+_NEW_STAGE = {
+    dialect: make(StageRow)
+    .values(state=StageState.QUEUED, attempt=0, failures=0, crashes=0, created_at=Now())
+    .on_conflict_do_nothing()
+    .returning(StageRow.id)
+    for dialect, make in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+
+_ACTIVE_STAGE = (
+    select(StageRow.id, StageRow.state, StageRow.attempt, StageRow.rank)
+    .where(
+        StageRow.work_key == bindparam("key"),
+        StageRow.state.in_([*ACTIVE_STAGES]),
+        StageRow.cancel_at.is_(None),
+    )
+    .with_for_update()
+)
+
+_JOB_STAGE = insert(JobStageRow)
+
+_ON_STAGE = (
+    update(JobRow)
+    .where(JobRow.id == bindparam("the_job"))
+    .values(stage_id=bindparam("the_stage"), position=bindparam("the_position"), state=bindparam("the_state"))
+)
+
+_JOBS_ON = (
+    select(JobRow.id, JobRow.position, JobRow.tenant, JobRow.spec, JobRow.state)
+    .where(JobRow.stage_id == bindparam("the_stage"), JobRow.ended_at.is_(None))
+    .order_by(JobRow.seq)
+    .with_for_update()
+)
+
+_SHOW = (
+    update(JobRow)
+    .where(JobRow.stage_id == bindparam("the_stage"), JobRow.ended_at.is_(None))
+    .values(
+        state=case(
+            (JobRow.operation == Operation.DOWNLOAD.value, bindparam("as_download")), else_=bindparam("as_conversion")
+        )
+    )
+    .returning(JobRow.id)
+)
+
+_END_JOB = (
+    update(JobRow)
+    .where(JobRow.id == bindparam("the_job"), JobRow.state.not_in([*ENDED_JOBS]))
+    .values(
+        state=bindparam("the_state"),
+        ended_at=Now(),
+        result=bindparam("the_result", type_=JobRow.result.type),
+        error_code=bindparam("the_code"),
+        error=bindparam("the_error"),
+        hint=bindparam("the_hint"),
+    )
+)
 
 
-def record_event(
-    connection: Connection,
-    event: str,
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """The stage that a job has been put on."""
+
+    id: str
+    kind: StageKind
+    state: StageState
+    attempt: int
+
+    def state_of(self, operation: Operation, position: int) -> JobState:
+        """The public state of a job that waits for this stage, its `position`-th."""
+        return job_state(operation, self.kind, self.state, last=False, begun=position > 0 or self.attempt > 0)
+
+
+def event(
+    name: str,
     *,
     job_id: str | None = None,
     stage_id: str | None = None,
     attempt: int | None = None,
+    code: str | None = None,
     note: str | None = None,
-) -> None:
-    """Append to the history of a job or a stage."""
-    connection.execute(
-        insert(JobEventRow).values(job_id=job_id, stage_id=stage_id, at=Now(), event=event, attempt=attempt, note=note)
-    )
+) -> dict[str, object]:
+    """A line of the history of a job or a stage, for `record`."""
+    return {"event": name, "job_id": job_id, "stage_id": stage_id, "attempt": attempt, "code": code, "note": note}
 
 
-def join_stage(connection: Connection, plan: StagePlan, artefact: str | None) -> str:
-    """The id of the active stage that does this work: the one that exists, or a new one.
+def record(connection: Connection, *events: dict[str, object]) -> None:
+    """Append to the history."""
+    if events:
+        connection.execute(_EVENT, list(events))
 
-    The row is locked until the transaction ends, so that it cannot end before the caller has put its job on it.
+
+def join_stage(
+    connection: Connection, plan: StagePlan, asker: Asker, *, artefact: str | None = None, source_bytes: int = 0
+) -> Joined:
+    """The active stage that does this work: the one that exists, or a new one.
+
+    `source_bytes` is the size of the artefact. The row is locked until the transaction ends, so that it cannot end
+    before the caller has put its job on it.
     """
-    key = work_key(plan.kind, plan.work, artefact)
-    make = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(StageRow)
-    fresh = make.values(
-        id=str(uuid.uuid4()),
-        kind=plan.kind,
-        pool=plan.pool,
-        work_key=key,
-        work=plan.work,
-        input=artefact,
-        state=StageState.QUEUED,
-        attempt=0,
-        failures=0,
-        crashes=0,
-        not_before=Now(),
-        created_at=Now(),
-    ).on_conflict_do_nothing()
-    existing = (
-        select(StageRow.id)
-        .where(StageRow.work_key == key, StageRow.state.in_(ACTIVE_STAGES), StageRow.cancel_at.is_(None))
-        .with_for_update()
-    )
+    rank = next_rank(connection, plan.kind, plan.pool, asker)
+    fresh = {
+        "id": str(uuid.uuid4()),
+        "kind": plan.kind,
+        "pool": plan.pool,
+        "work_key": work_key(plan.kind, plan.work, artefact),
+        "work": plan.work,
+        "hub": plan.hub,
+        "tenant": asker.tenant,
+        "rank": rank,
+        "memory_bytes": plan.memory.peak_bytes(source_bytes) if plan.memory else 0,
+        "input": artefact,
+    }
     while True:
-        connection.execute(fresh)
-        stage_id = connection.execute(existing).scalar()
-        if stage_id is not None:
-            return stage_id
+        made = connection.execute(_NEW_STAGE[connection.dialect.name], fresh).scalar()
+        if made is not None:
+            return Joined(id=made, kind=plan.kind, state=StageState.QUEUED, attempt=0)
+        known = connection.execute(_ACTIVE_STAGE, {"key": fresh["work_key"]}).one_or_none()
+        if known is not None:
+            if known.rank > rank:
+                _bring_forward(connection, known.id, asker, rank)
+            return Joined(id=known.id, kind=plan.kind, state=StageState(known.state), attempt=known.attempt)
 
 
 def jobs_on(connection: Connection, stage_id: str) -> Sequence[AnyRow]:
     """The jobs that wait for this stage, oldest first, locked."""
-    return connection.execute(
-        select(JobRow.id, JobRow.position, JobRow.spec, JobRow.state)
-        .where(JobRow.stage_id == stage_id, JobRow.ended_at.is_(None))
-        .order_by(JobRow.seq)
-        .with_for_update()
-    ).all()
+    return connection.execute(_JOBS_ON, {"the_stage": stage_id}).all()
 
 
 def advance(
-    connection: Connection, job_id: str, position: int, artefact: str, result: dict[str, object]
+    connection: Connection, job: AnyRow, *, artefact: str, source_bytes: int, result: dict[str, object]
 ) -> Pool | None:
-    """Put a job on the stage after `position`, or complete it. Returns the pool that has got work."""
-    following = connection.execute(
-        select(JobStageRow.kind, JobStageRow.pool, JobStageRow.work).where(
-            JobStageRow.job_id == job_id, JobStageRow.position == position + 1
-        )
-    ).one_or_none()
-    if following is None:
-        end_job(connection, job_id, JobState.COMPLETED, result=result)
+    """Put a job on its next stage, or complete it. Returns the pool that has got work."""
+    spec = msgspec.convert(job.spec, JobSpec)
+    position = job.position + 1
+    chain = stages(spec)
+    if position == len(chain):
+        end_job(connection, job.id, JobState.COMPLETED, result=result)
         return None
-    plan = StagePlan(kind=StageKind(following.kind), pool=Pool(following.pool), work=following.work)
-    put_on_stage(connection, job_id, position + 1, join_stage(connection, plan, artefact))
-    return plan.pool
+    asker = Asker(tenant=job.tenant, priority=spec.priority)
+    joined = join_stage(connection, chain[position], asker, artefact=artefact, source_bytes=source_bytes)
+    link(connection, job.id, position, joined)
+    changed = {"the_job": job.id, "the_stage": joined.id, "the_position": position}
+    connection.execute(_ON_STAGE, {**changed, "the_state": joined.state_of(spec.operation, position)})
+    return Pool(chain[position].pool)
 
 
-def put_on_stage(connection: Connection, job_id: str, position: int, stage_id: str) -> None:
-    """Make this stage the job's current one."""
-    connection.execute(
-        update(JobStageRow)
-        .where(JobStageRow.job_id == job_id, JobStageRow.position == position)
-        .values(stage_id=stage_id)
+def link(connection: Connection, job_id: str, position: int, stage: Joined) -> None:
+    """Note that the job's `position`-th stage is this one."""
+    connection.execute(_JOB_STAGE, {"job_id": job_id, "position": position, "stage_id": stage.id})
+
+
+def show_state(connection: Connection, stage_id: str, kind: StageKind, state: StageState) -> list[str]:
+    """Bring the public state of the jobs on a stage that has been begun up to date. Returns the jobs' ids."""
+    download, conversion = (
+        job_state(operation, kind, state, last=False, begun=True)
+        for operation in (Operation.DOWNLOAD, Operation.CONVERT)
     )
-    connection.execute(update(JobRow).where(JobRow.id == job_id).values(stage_id=stage_id, position=position))
-    show_state(connection, stage_id, only_job=job_id)
-
-
-def show_state(connection: Connection, stage_id: str, *, only_job: str | None = None) -> None:
-    """Bring the public state of the jobs on this stage up to date. For stages that have not ended."""
-    stage = connection.execute(
-        select(StageRow.kind, StageRow.state, StageRow.attempt).where(StageRow.id == stage_id)
-    ).one()
-    for job in jobs_on(connection, stage_id):
-        if only_job not in {None, job.id}:
-            continue
-        spec = msgspec.convert(job.spec, JobSpec)
-        begun = job.position > 0 or stage.attempt > 0
-        state = job_state(spec.operation, StageKind(stage.kind), StageState(stage.state), last=False, begun=begun)
-        if state != job.state:
-            connection.execute(update(JobRow).where(JobRow.id == job.id).values(state=state))
+    shown = connection.execute(_SHOW, {"the_stage": stage_id, "as_download": download, "as_conversion": conversion})
+    return [row.id for row in shown]
 
 
 def end_job(
@@ -128,15 +191,22 @@ def end_job(
 ) -> None:
     """Give a job its last state. A job that has ended stays as it is."""
     ended = connection.execute(
-        update(JobRow)
-        .where(JobRow.id == job_id, JobRow.state.not_in(ENDED_JOBS))
-        .values(state=state, ended_at=Now(), result=result or {}, error_code=code, error=detail, hint=hint)
-    )
+        _END_JOB,
+        {
+            "the_job": job_id, "the_state": state, "the_result": result or {},
+            "the_code": code, "the_error": detail, "the_hint": hint,
+        },
+    )  # fmt: skip
     if ended.rowcount:
-        record_event(connection, f"job.{state}", job_id=job_id, note=code)
+        record(connection, event(f"job.{state}", job_id=job_id, code=code))
 
 
 def wanted_by_others(connection: Connection, stage_id: str, job_id: str) -> bool:
     """Whether another job still waits for this stage."""
     others = select(func.count()).where(JobRow.stage_id == stage_id, JobRow.ended_at.is_(None), JobRow.id != job_id)
     return bool(connection.execute(others).scalar())
+
+
+def _bring_forward(connection: Connection, stage_id: str, asker: Asker, rank: int) -> None:
+    """Somebody whose turn comes sooner wants it too: it runs on that turn."""
+    connection.execute(update(StageRow).where(StageRow.id == stage_id).values(rank=rank, tenant=asker.tenant))

@@ -6,18 +6,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import aliased
 
-from common.errors import JobEnded, NoSuchJob, NotCancellable
+from common.errors import JobActive, JobEnded, NoSuchJob, NotCancellable, NotRetryable, ServiceUnavailable
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS
 from common.planning import stages
-from common.records import JobRecord, WorkerRecord
+from common.records import AttemptRecord, JobPage, JobRecord, KeyReservation, WorkerRecord
 from common.spec import JobSpec, Progress
-from common.store.chain import end_job, join_stage, put_on_stage, record_event, wanted_by_others
+from common.store import keys
+from common.store.chain import end_job, event, join_stage, link, record, wanted_by_others
 from common.store.database import AnyRow, AnySelect, Database, Now
-from common.store.tables import JobRow, JobStageRow, StageRow, WorkerRow
+from common.store.retention import forget
+from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
+from common.store.turns import Asker
 from common.vocabulary import JobState, Pool, StageKind, StageState
+
+_NEW_JOB = insert(JobRow).values(created_at=Now())
 
 
 class JobStore:
@@ -26,19 +31,48 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, specs: Sequence[JobSpec]) -> list[JobRecord]:
-        """Accept jobs: all of them or none. They are durable when this returns."""
+    def add(self, specs: Sequence[JobSpec], *, tenant: str = "", key: KeyReservation | None = None) -> list[str]:
+        """Accept jobs: all of them or none. They are durable when this returns their ids.
+
+        With a key, its answer is stored too; raises KeyInFlight when somebody else has got the key meanwhile.
+        """
+        return self._stored([str(uuid.uuid4()) for _ in specs], specs, tenant, key)
+
+    def reserve(self, tenant: str, key: str, fingerprint: str) -> KeyReservation | list[str]:
+        """The right to answer the first request with this Idempotency-Key, or the ids that it was answered with.
+
+        Raises KeyInFlight while the first request is not answered, and KeyReused for another fingerprint.
+        """
         with self._database.write() as connection:
-            ids = [_insert_job(connection, spec) for spec in specs]
-            rows = connection.execute(_select_jobs().where(JobRow.id.in_(ids)).order_by(JobRow.seq)).all()
-        return [_record(row) for row in rows]
+            return keys.reserve(connection, tenant, key, fingerprint)
+
+    def abandon(self, reservation: KeyReservation) -> None:
+        """The first request was refused: its key may be used again."""
+        with self._database.write() as connection:
+            keys.abandon(connection, reservation)
+
+    def retry(self, job_id: str, *, tenant: str = "", key: KeyReservation | None = None) -> str:
+        """The id of a new job that wishes the same. Raises NoSuchJob, JobActive, or NotRetryable when completed."""
+        with self._database.read() as connection:
+            known = connection.execute(
+                select(JobRow.state, JobRow.spec, JobRow.tenant).where(JobRow.id == job_id)
+            ).one_or_none()
+        if known is None:
+            raise _no_such_job(job_id)
+        if JobState(known.state) not in ENDED_JOBS:
+            raise JobActive(f"Job {job_id} has not ended: it is {known.state}")
+        if known.state == JobState.COMPLETED:
+            raise NotRetryable(f"Job {job_id} is completed; submit its model again to have it published again")
+        spec = msgspec.convert(known.spec, JobSpec)
+        (new_id,) = self._stored([str(uuid.uuid4())], [spec], tenant or known.tenant, key, retry_of=job_id)
+        return new_id
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob."""
         with self._database.read() as connection:
-            row = connection.execute(_select_jobs().where(JobRow.id == job_id)).one_or_none()
+            row = connection.execute(_ONE, {"the_job": job_id}).one_or_none()
         if row is None:
-            raise NoSuchJob(f"Job {job_id} not found")
+            raise _no_such_job(job_id)
         return _record(row)
 
     def jobs(
@@ -50,14 +84,47 @@ class JobStore:
         offset: int = 0,
     ) -> list[JobRecord]:
         """Jobs, oldest first."""
-        query = _filtered(_select_jobs(), state, model_name).order_by(JobRow.seq).offset(offset)
+        query = _filtered(_JOBS, state, model_name).order_by(JobRow.seq).offset(offset)
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(query if limit is None else query.limit(limit))]
+
+    def page(
+        self,
+        *,
+        after: int | None = None,
+        limit: int,
+        state: JobState | None = None,
+        model_name: str | None = None,
+        newest_first: bool = False,
+    ) -> JobPage:
+        """A page of jobs, at a cost that does not grow with their number. `after` is the `next` of the page before."""
+        query = _filtered(_JOBS, state, model_name)
+        if after is not None:
+            query = query.where(JobRow.seq < after if newest_first else JobRow.seq > after)
+        query = query.order_by(JobRow.seq.desc() if newest_first else JobRow.seq).limit(limit + 1)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        shown = rows[:limit]
+        return JobPage(records=[_record(row) for row in shown], next=shown[-1].seq if len(rows) > limit else None)
 
     def count(self, state: JobState | None = None, model_name: str | None = None) -> int:
         """How many jobs there are."""
         with self._database.read() as connection:
             return int(connection.execute(_filtered(select(func.count(JobRow.seq)), state, model_name)).scalar_one())
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        """Every attempt at the job's stages, oldest first. Raises NoSuchJob."""
+        query = (
+            select(StageRow.kind, *JobEventRow.__table__.columns)
+            .join(JobStageRow, JobStageRow.stage_id == JobEventRow.stage_id)
+            .join(StageRow, StageRow.id == JobEventRow.stage_id)
+            .where(JobStageRow.job_id == job_id, JobEventRow.attempt.is_not(None))
+            .order_by(JobEventRow.seq)
+        )
+        with self._database.read() as connection:
+            if connection.execute(select(JobRow.seq).where(JobRow.id == job_id)).one_or_none() is None:
+                raise _no_such_job(job_id)
+            return _attempts(connection.execute(query).all())
 
     def cancel(self, job_id: str) -> JobRecord:
         """End a job now. Its stage ends too, unless another job wants it.
@@ -77,11 +144,46 @@ class JobStore:
                 _cancel_stage(connection, stage.id, running=running)
         return self.job(job_id)
 
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended; its model stays. Raises NoSuchJob, or JobActive."""
+        with self._database.write() as connection:
+            job, _ = _lock(connection, job_id)
+            if JobState(job.state) not in ENDED_JOBS:
+                raise JobActive(f"Job {job_id} has not ended: cancel it first")
+            forget(connection, [job_id])
+
     def workers(self, seen_within_s: float) -> list[WorkerRecord]:
         """The workers that have shown a sign of life lately."""
         query = select(WorkerRow).where(WorkerRow.seen_at >= Now() - seen_within_s).order_by(WorkerRow.owner)
         with self._database.read() as connection:
             return [_worker(row) for row in connection.execute(query)]
+
+    def _stored(
+        self,
+        ids: list[str],
+        specs: Sequence[JobSpec],
+        tenant: str,
+        key: KeyReservation | None,
+        retry_of: str | None = None,
+    ) -> list[str]:
+        def store(connection: Connection) -> None:
+            for job_id, spec in zip(ids, specs, strict=True):
+                _insert_job(connection, job_id, spec, tenant, retry_of)
+            if key is not None:
+                keys.answer(connection, key, ids)
+
+        try:
+            self._database.write_again(store)
+        except ServiceUnavailable:
+            # Who loses the database while it commits does not know what has become of it. Better ask than say no.
+            if not self._has(ids):
+                raise
+        return ids
+
+    def _has(self, ids: Sequence[str]) -> bool:
+        query = select(func.count(JobRow.seq)).where(JobRow.id.in_(ids))
+        with self._database.read() as connection:
+            return bool(ids) and connection.execute(query).scalar_one() == len(ids)
 
     def ping(self) -> None:
         """Raise ServiceUnavailable unless the database answers and has our tables."""
@@ -89,30 +191,25 @@ class JobStore:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1"))
 
 
-def _insert_job(connection: Connection, spec: JobSpec) -> str:
-    job_id = str(uuid.uuid4())
+def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str, retry_of: str | None) -> None:
+    first = join_stage(connection, stages(spec)[0], Asker(tenant=tenant, priority=spec.priority))
     connection.execute(
-        insert(JobRow).values(
-            id=job_id,
-            model_name=spec.source.name,
-            spec=msgspec.to_builtins(spec),
-            state=JobState.QUEUED,
-            stage_id=None,
-            position=0,
-            created_at=Now(),
-            result={},
-        )
+        _NEW_JOB,
+        {
+            "id": job_id,
+            "model_name": spec.source.name,
+            "spec": msgspec.to_builtins(spec),
+            "operation": spec.operation,
+            "tenant": tenant,
+            "retry_of": retry_of,
+            "state": first.state_of(spec.operation, 0),
+            "stage_id": first.id,
+            "position": 0,
+            "result": {},
+        },
     )
-    chain = stages(spec)
-    for position, plan in enumerate(chain):
-        connection.execute(
-            insert(JobStageRow).values(
-                job_id=job_id, position=position, kind=plan.kind, pool=plan.pool, work=plan.work, stage_id=None
-            )
-        )
-    record_event(connection, "job.submitted", job_id=job_id)
-    put_on_stage(connection, job_id, 0, join_stage(connection, chain[0], None))
-    return job_id
+    link(connection, job_id, 0, first)
+    record(connection, event("job.submitted", job_id=job_id, note=retry_of))
 
 
 def _lock(connection: Connection, job_id: str) -> tuple[AnyRow, AnyRow]:
@@ -120,14 +217,14 @@ def _lock(connection: Connection, job_id: str) -> tuple[AnyRow, AnyRow]:
     while True:
         stage_id = connection.execute(select(JobRow.stage_id).where(JobRow.id == job_id)).scalar()
         if stage_id is None:
-            raise NoSuchJob(f"Job {job_id} not found")
+            raise _no_such_job(job_id)
         stage = connection.execute(
             select(StageRow.id, StageRow.kind, StageRow.state).where(StageRow.id == stage_id).with_for_update()
-        ).one()
+        ).one_or_none()
         job = connection.execute(
             select(JobRow.id, JobRow.state, JobRow.stage_id).where(JobRow.id == job_id).with_for_update()
-        ).one()
-        if job.stage_id == stage_id:
+        ).one_or_none()
+        if stage is not None and job is not None and job.stage_id == stage_id:
             return job, stage
 
 
@@ -138,7 +235,7 @@ def _cancel_stage(connection: Connection, stage_id: str, *, running: bool) -> No
         changes |= {"state": StageState.CANCELED, "ended_at": Now()}
     active = StageRow.state.in_(ACTIVE_STAGES)
     connection.execute(update(StageRow).where(StageRow.id == stage_id, active).values(**changes))
-    record_event(connection, "stage.cancelled" if not running else "stage.cancel_requested", stage_id=stage_id)
+    record(connection, event("stage.cancelled" if not running else "stage.cancel_requested", stage_id=stage_id))
 
 
 def _select_jobs() -> AnySelect:
@@ -146,15 +243,20 @@ def _select_jobs() -> AnySelect:
     fetch = aliased(StageRow)
     return (
         select(
-            JobRow.id, JobRow.spec, JobRow.state, JobRow.created_at, JobRow.ended_at,
-            JobRow.error_code, JobRow.error, JobRow.hint, JobRow.result,
-            StageRow.kind.label("stage_kind"), StageRow.state.label("stage_state"),
-            StageRow.attempt, StageRow.progress, fetch.progress.label("fetched"),
+            JobRow.seq, JobRow.id, JobRow.spec, JobRow.state, JobRow.tenant, JobRow.retry_of, JobRow.created_at,
+            JobRow.ended_at, JobRow.error_code, JobRow.error, JobRow.hint, JobRow.result,
+            StageRow.kind.label("stage_kind"), StageRow.state.label("stage_state"), StageRow.attempt,
+            StageRow.not_before, StageRow.last_code, StageRow.last_error,
+            StageRow.progress, fetch.progress.label("fetched"),
         )
         .outerjoin(StageRow, StageRow.id == JobRow.stage_id)
         .outerjoin(fetch_link, (fetch_link.job_id == JobRow.id) & (fetch_link.position == 0))
         .outerjoin(fetch, fetch.id == fetch_link.stage_id)
     )  # fmt: skip
+
+
+_JOBS = _select_jobs()
+_ONE = _JOBS.where(JobRow.id == bindparam("the_job"))
 
 
 def _filtered(query: AnySelect, state: JobState | None, model_name: str | None) -> AnySelect:
@@ -166,12 +268,14 @@ def _filtered(query: AnySelect, state: JobState | None, model_name: str | None) 
 
 
 def _record(row: AnyRow) -> JobRecord:
+    active = row.ended_at is None
+    waits = active and row.stage_state == StageState.QUEUED and row.not_before is not None
     return JobRecord(
         id=row.id,
         spec=msgspec.convert(row.spec, JobSpec),
         state=JobState(row.state),
         created_at=_time(row.created_at),
-        ended_at=None if row.ended_at is None else _time(row.ended_at),
+        ended_at=None if active else _time(row.ended_at),
         stage=None if row.stage_kind is None else StageKind(row.stage_kind),
         stage_state=None if row.stage_state is None else StageState(row.stage_state),
         attempt=row.attempt or 0,
@@ -180,8 +284,35 @@ def _record(row: AnyRow) -> JobRecord:
         error_code=row.error_code,
         error=row.error,
         hint=row.hint,
+        tenant=row.tenant,
+        retry_of=row.retry_of,
+        retry_at=_time(row.not_before) if waits else None,
+        last_error_code=row.last_code if active else None,
+        last_error=row.last_error if active else None,
         result=row.result,
     )
+
+
+_ENDS = {f"stage.{outcome}": outcome for outcome in ("succeeded", "retried", "failed", "cancelled", "released")}
+
+
+def _attempts(events: Sequence[AnyRow]) -> list[AttemptRecord]:
+    found: dict[tuple[str, int], AttemptRecord] = {}
+    for row in events:
+        known = (row.stage_id, row.attempt)
+        if row.event == "stage.claimed":
+            found[known] = AttemptRecord(
+                stage=StageKind(row.kind), number=row.attempt, worker=row.note or "", began_at=_time(row.at)
+            )
+        elif row.event in _ENDS and known in found:
+            found[known] = msgspec.structs.replace(
+                found[known],
+                ended_at=_time(row.at),
+                outcome=_ENDS[row.event],
+                error_code=row.code,
+                error=row.note if row.code else None,
+            )
+    return list(found.values())
 
 
 def _progress(raw: dict[str, Any] | None) -> Progress | None:
@@ -203,3 +334,7 @@ def _worker(row: AnyRow) -> WorkerRecord:
 
 def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _no_such_job(job_id: str) -> NoSuchJob:
+    return NoSuchJob(f"Job {job_id} not found")

@@ -5,19 +5,32 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from common.errors import WorkerLost
+from common.errors import RateLimited, WorkerLost
 from common.lifecycle import before
 from common.log import redact
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeeded
-from common.records import Claim
+from common.records import Claim, MemoryRoom
 from common.spec import Progress
-from common.store.chain import advance, end_job, jobs_on, record_event, show_state
+from common.store import limits
+from common.store.chain import advance, end_job, event, jobs_on, record, show_state
 from common.store.database import AnyRow, Database, Now
-from common.store.tables import StageRow, WorkerRow
+from common.store.retention import forget_stages
+from common.store.tables import QUEUED, RUNNING, StageRow, WorkerRow
 from common.vocabulary import JobState, Pool, StageKind, StageState
+
+_NOTE_CHARS = 2000
+_SLACK_S = 5.0
+_PATIENCE_S = 600.0
+"""A conversion that has waited so long for memory is not passed any more by smaller ones."""
+_WINDOW = 50
+"""So many waiting conversions are looked at for one that fits."""
+_OBEDIENCE_S = 6 * 3600.0
+"""For so long a hub may say when to come back without that counting as a failure."""
+_CLAIM_LOCK = 7_402_116_312
+"""Any number that nobody else uses, as the advisory locks of Postgres are named; one more for each pool."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +41,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     base_s: float = 5.0
     cap_s: float = 900.0
     jitter: Callable[[], float] = random.random
+
+    def backoff_s(self, count: int) -> float:
+        """How long to wait after so many failures before: exponential, with full jitter."""
+        return min(self.base_s * 2.0 ** min(count, 30), self.cap_s) * self.jitter()
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,67 +61,93 @@ class StageStore:
         self._database = database
         self._lease_s = lease_s
         self._retry = retry
+        # Made once: to build a statement takes SQLAlchemy longer than to run it.
+        fence = _fence()
+        beat = update(StageRow).where(*fence).returning(StageRow.cancel_at)
+        until = Now() + lease_s
+        self._prolong = beat.values(lease_until=until)
+        self._show = beat.values(lease_until=until, progress=bindparam("the_progress", type_=StageRow.progress.type))
+        self._succeed = (
+            update(StageRow)
+            .where(*fence, StageRow.cancel_at.is_(None))
+            .values(state=StageState.SUCCEEDED, ended_at=Now(), artefact=bindparam("the_artefact"), **_NO_LEASE)
+            .returning(*_SETTLED)
+        )
+        self._give_up = update(StageRow).where(*fence).values(**_NO_LEASE).returning(*_SETTLED)
 
-    def claim(self, pool: Pool, owner: str) -> Claim | None:
-        """Take the stage of this pool that has waited longest. One statement decides who wins."""
-        with self._database.write() as connection:
-            row = connection.execute(self._claim_statement(pool, owner)).one_or_none()
+    def now(self) -> float:
+        """The database's clock."""
+        with self._database.read() as connection:
+            return float(connection.execute(select(Now())).scalar_one())
+
+    def claim(self, pool: Pool, owner: str, room: MemoryRoom | None = None) -> Claim | None:
+        """Take the stage of this pool whose turn it is, as far as the limits and the room in memory permit."""
+        with self._database.note() as connection:
+            row = self._take(connection, pool, owner, room)
             if row is None:
                 return None
-            show_state(connection, row.id)
-            record_event(connection, "stage.claimed", stage_id=row.id, attempt=row.attempt, note=owner)
-            jobs = tuple(job.id for job in jobs_on(connection, row.id))
+            kind = StageKind(row.kind)
+            jobs = show_state(connection, row.id, kind, StageState.RUNNING)
+            record(connection, event("stage.claimed", stage_id=row.id, attempt=row.attempt, note=owner))
         return Claim(
             stage_id=row.id,
-            kind=StageKind(row.kind),
+            kind=kind,
             pool=pool,
             attempt=row.attempt,
             owner=owner,
             work=row.work,
+            hub=row.hub,
+            memory_bytes=row.memory_bytes,
             input=row.input,
-            job_ids=jobs,
+            job_ids=tuple(jobs),
             progress=None if row.progress is None else msgspec.convert(row.progress, Progress),
         )
 
     def heartbeat(self, claim: Claim, progress: Progress | None) -> Beat:
         """Prolong the lease, show progress, and learn whether the work is still wanted."""
-        values: dict[str, object] = {"lease_until": Now() + self._lease_s}
-        if progress is not None:
-            values["progress"] = msgspec.to_builtins(progress)
-        statement = update(StageRow).where(*_fence(claim)).values(**values).returning(StageRow.cancel_at)
-        with self._database.write() as connection:
-            row = connection.execute(statement).one_or_none()
+        held = _held(claim)
+        shown = {} if progress is None else {"the_progress": msgspec.to_builtins(progress)}
+        with self._database.note() as connection:
+            row = connection.execute(self._show if shown else self._prolong, {**held, **shown}).one_or_none()
         return Beat(held=row is not None, cancel=row is not None and row.cancel_at is not None)
 
     def settle(self, claim: Claim, outcome: Outcome) -> frozenset[Pool] | None:
         """Write an attempt's outcome. Returns the pools that have got work, or None if the lease was lost."""
+        held = _held(claim)
         with self._database.write() as connection:
-            return self._settle(connection, claim.stage_id, _fence(claim), claim.attempt, outcome)
+            if isinstance(outcome, Succeeded):
+                stage = connection.execute(self._succeed, {**held, "the_artefact": outcome.artefact}).one_or_none()
+                if stage is not None:
+                    return _advance(connection, stage, outcome)
+            stage = connection.execute(self._give_up, held).one_or_none()
+            return None if stage is None else self._settle(connection, stage, outcome)
 
     def reap(self) -> list[str]:
         """Take back the stages whose lease has run out. Returns their ids."""
-        expired = (StageRow.state == StageState.RUNNING) & (StageRow.lease_until < Now())
+        # A lease that ends later than any could was written before the clock was put back.
+        expired = RUNNING & or_(
+            StageRow.lease_until < Now(), StageRow.lease_until > Now() + 2 * self._lease_s + _SLACK_S
+        )
         return self._take_back(expired, "The lease ran out: its worker stopped answering.")
 
     def reap_owners(self, owners: Sequence[str]) -> list[str]:
         """Take back the stages of workers that are known to be dead. Returns the stages' ids."""
         if not owners:
             return []
-        orphaned = (StageRow.state == StageState.RUNNING) & StageRow.lease_owner.in_(owners)
-        taken = self._take_back(orphaned, "Its worker died.")
+        taken = self._take_back(RUNNING & StageRow.lease_owner.in_(owners), "Its worker died.")
         with self._database.write() as connection:
             connection.execute(delete(WorkerRow).where(WorkerRow.owner.in_(owners)))
         return taken
 
-    def claimable(self, pool: Pool) -> int:
-        """How many stages of this pool could start now."""
-        query = select(func.count()).select_from(StageRow).where(*_claimable(pool))
+    def claimable(self, pool: Pool, most: int = 1000) -> int:
+        """How many stages of this pool could start now, if there is memory; no more than `most` are counted."""
+        some = select(StageRow.id).where(*_claimable(pool)).limit(most).subquery()
         with self._database.read() as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
     def running(self) -> set[tuple[str, int]]:
         """The (stage id, attempt) pairs that hold a lease: whose workspaces are in use."""
-        query = select(StageRow.id, StageRow.attempt).where(StageRow.state == StageState.RUNNING)
+        query = select(StageRow.id, StageRow.attempt).where(RUNNING)
         with self._database.read() as connection:
             return {(row.id, row.attempt) for row in connection.execute(query)}
 
@@ -123,92 +166,58 @@ class StageStore:
 
     def owners(self) -> list[str]:
         """Every worker that the table knows or that holds a lease."""
-        leased = select(StageRow.lease_owner).where(
-            StageRow.state == StageState.RUNNING, StageRow.lease_owner.is_not(None)
-        )
+        leased = select(StageRow.lease_owner).where(RUNNING, StageRow.lease_owner.is_not(None))
         with self._database.read() as connection:
             known = connection.execute(select(WorkerRow.owner)).scalars().all()
             holding = connection.execute(leased).scalars().all()
         return sorted({*known, *(owner for owner in holding if owner)})
 
-    def _claim_statement(self, pool: Pool, owner: str) -> Any:
-        first = (
-            select(StageRow.id)
-            .where(*_claimable(pool))
-            .order_by(StageRow.not_before, StageRow.created_at, StageRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        return (
-            update(StageRow)
-            .where(StageRow.id == first, StageRow.state.in_(before(StageState.RUNNING)))
-            .values(
-                state=StageState.RUNNING,
-                attempt=StageRow.attempt + 1,
-                lease_owner=owner,
-                lease_until=Now() + self._lease_s,
-                started_at=func.coalesce(StageRow.started_at, Now()),
-            )
-            .returning(StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.input, StageRow.progress)
-        )
+    def _take(self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None) -> AnyRow | None:
+        taken = {"the_owner": owner, "the_lease_s": self._lease_s}
+        if not self._database.is_sqlite:
+            # On SQLite nobody else writes during this transaction; here, whoever counts what runs must be alone too.
+            by_count = "WHERE EXISTS (SELECT 1 FROM limits WHERE max_running IS NOT NULL)" if room is None else ""
+            number = _CLAIM_LOCK + list(Pool).index(pool)
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({number}) {by_count}"))
+        if room is None:
+            return connection.execute(_CLAIM_FIRST[pool], taken).one_or_none()
+        chosen = _first_that_fits(connection, pool, room)
+        return None if chosen is None else connection.execute(_CLAIM, {**taken, "the_stage": chosen}).one_or_none()
 
     def _take_back(self, condition: ColumnElement[bool], reason: str) -> list[str]:
         with self._database.read() as connection:
-            lost = connection.execute(select(StageRow.id, StageRow.attempt, StageRow.cancel_at).where(condition)).all()
+            lost = connection.execute(select(StageRow.id, StageRow.attempt).where(condition)).all()
         return [row.id for row in lost if self._take_back_one(row, condition, reason)]
 
     def _take_back_one(self, row: AnyRow, condition: ColumnElement[bool], reason: str) -> bool:
-        outcome: Outcome = Retry(code=WorkerLost.code, detail=reason, hint=WorkerLost.hint, crashed=True)
-        if row.cancel_at is not None:
-            outcome = Cancelled()
+        lost = Retry(code=WorkerLost.code, detail=reason, hint=WorkerLost.hint, crashed=True)
         fence = (StageRow.id == row.id, StageRow.attempt == row.attempt, condition)
         with self._database.write() as connection:
-            return self._settle(connection, row.id, fence, row.attempt, outcome) is not None
+            stage = connection.execute(
+                update(StageRow).where(*fence).values(**_NO_LEASE).returning(*_SETTLED)
+            ).one_or_none()
+            return stage is not None and self._settle(connection, stage, lost) is not None
 
-    def _settle(
-        self,
-        connection: Connection,
-        stage_id: str,
-        fence: tuple[ColumnElement[bool], ...],
-        attempt: int,
-        outcome: Outcome,
-    ) -> frozenset[Pool] | None:
-        stage = connection.execute(
-            update(StageRow)
-            .where(*fence)
-            .values(lease_owner=None, lease_until=None)
-            .returning(StageRow.failures, StageRow.crashes, StageRow.pool, StageRow.cancel_at)
-        ).one_or_none()
-        if stage is None:
-            return None
+    def _settle(self, connection: Connection, stage: AnyRow, outcome: Outcome) -> frozenset[Pool]:
+        """End an attempt that has not succeeded, or whose stage nobody wants any more."""
+        if stage.hub and isinstance(outcome, Retry) and outcome.code == RateLimited.code:
+            self._keep_away(connection, stage.hub, outcome)
         ruled = Cancelled() if stage.cancel_at is not None else self._rule(stage, outcome)
         match ruled:
-            case Succeeded():
-                return _succeed(connection, stage_id, attempt, ruled)
             case Failed():
-                return _fail(connection, stage_id, attempt, ruled)
-            case Cancelled():
-                _end_stage(connection, stage_id, StageState.CANCELED)
-                record_event(connection, "stage.cancelled", stage_id=stage_id, attempt=attempt)
-                for job in jobs_on(connection, stage_id):
-                    end_job(connection, job.id, JobState.CANCELED)
-                return frozenset()
+                return _fail(connection, stage, ruled)
+            case Cancelled() | Succeeded():
+                return _cancel(connection, stage)
             case Released():
-                _requeue(connection, stage_id, wait_s=0.0)
-                record_event(connection, "stage.released", stage_id=stage_id, attempt=attempt)
-                return frozenset({Pool(stage.pool)})
+                _requeue(connection, stage)
+                record(connection, event("stage.released", stage_id=stage.id, attempt=stage.attempt))
             case Retry():
-                counter = "crashes" if ruled.crashed else "failures"
-                count = getattr(stage, counter)
-                _requeue(connection, stage_id, wait_s=self._wait(ruled, count), **{counter: count + 1})
-                note = f"{ruled.code}: {redact(ruled.detail)[:2000]}"
-                record_event(connection, "stage.retried", stage_id=stage_id, attempt=attempt, note=note)
-                return frozenset({Pool(stage.pool)})
+                self._try_again(connection, stage, ruled)
+        return frozenset({Pool(stage.pool)})
 
     def _rule(self, stage: AnyRow, outcome: Outcome) -> Outcome:
         """An attempt that may not be repeated any more has failed."""
-        if not isinstance(outcome, Retry):
+        if not isinstance(outcome, Retry) or self._is_obedient(stage, outcome):
             return outcome
         if outcome.crashed and stage.crashes + 1 >= self._retry.max_crashes:
             detail = f"{outcome.detail} This happened {stage.crashes + 1} times, which is as often as is allowed."
@@ -217,59 +226,164 @@ class StageStore:
             return Failed(code=outcome.code, detail=outcome.detail, hint=outcome.hint)
         return outcome
 
-    def _wait(self, retry: Retry, count: int) -> float:
-        if retry.crashed:
-            return 2.0 * count
-        backoff = min(self._retry.base_s * 2.0**count, self._retry.cap_s) * self._retry.jitter()
-        return max(backoff, retry.wait_s or 0.0)
+    def _is_obedient(self, stage: AnyRow, retry: Retry) -> bool:
+        """Whether this is no failure: the hub has told us when to come back, and we do."""
+        return retry.code == RateLimited.code and retry.wait_s is not None and stage.age_s < _OBEDIENCE_S
+
+    def _try_again(self, connection: Connection, stage: AnyRow, retry: Retry) -> None:
+        detail = redact(retry.detail)
+        counter = "crashes" if retry.crashed else "failures"
+        count = getattr(stage, counter)
+        counted = {} if self._is_obedient(stage, retry) else {counter: count + 1}
+        wait_s = 2.0 * count if retry.crashed else max(self._retry.backoff_s(count), retry.wait_s or 0.0)
+        _requeue(connection, stage, wait_s=wait_s, last_code=retry.code, last_error=detail, **counted)
+        record(
+            connection,
+            event(
+                "stage.retried", stage_id=stage.id, attempt=stage.attempt, code=retry.code, note=detail[:_NOTE_CHARS]
+            ),
+        )
+
+    def _keep_away(self, connection: Connection, hub: str, limited: Retry) -> None:
+        """One worker has been told to wait: nobody asks this hub until then."""
+        wish = limited.wait_s
+
+        def pause_s(strikes: int) -> float:
+            return self._retry.backoff_s(strikes) if wish is None else wish
+
+        limits.close(connection, hub, pause_s, redact(limited.detail)[:_NOTE_CHARS])
 
 
 def _claimable(pool: Pool) -> tuple[ColumnElement[bool], ...]:
-    return (
-        StageRow.pool == pool,
-        StageRow.state == StageState.QUEUED,
-        StageRow.cancel_at.is_(None),
+    due = or_(
+        StageRow.not_before.is_(None),
         StageRow.not_before <= Now(),
+        StageRow.not_before > Now() + StageRow.wait_s + _SLACK_S,
     )
+    return (StageRow.pool == pool.value, QUEUED, StageRow.cancel_at.is_(None), due, *limits.within_limits(pool))
 
 
-def _fence(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+_ORDER = (StageRow.rank, StageRow.created_at, StageRow.id)
+
+
+def _claim(chosen: ColumnElement[bool]) -> Any:
     return (
-        StageRow.id == claim.stage_id,
-        StageRow.attempt == claim.attempt,
-        StageRow.lease_owner == claim.owner,
-        StageRow.state == StageState.RUNNING,
+        update(StageRow)
+        .where(chosen, StageRow.state.in_([*before(StageState.RUNNING)]))
+        .values(
+            state=StageState.RUNNING,
+            attempt=StageRow.attempt + 1,
+            lease_owner=bindparam("the_owner"),
+            lease_until=Now() + bindparam("the_lease_s"),
+            started_at=func.coalesce(StageRow.started_at, Now()),
+        )
+        .returning(
+            StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.hub, StageRow.memory_bytes,
+            StageRow.input, StageRow.progress,
+        )
+    )  # fmt: skip
+
+
+def _first(pool: Pool) -> Any:
+    waiting = select(StageRow.id).where(*_claimable(pool)).order_by(*_ORDER)
+    return waiting.limit(1).with_for_update(skip_locked=True).scalar_subquery()
+
+
+_CLAIM = _claim(StageRow.id == bindparam("the_stage"))
+_CLAIM_FIRST = {pool: _claim(StageRow.id == _first(pool)) for pool in Pool}
+"""One statement decides who wins."""
+
+_WAITING = {
+    pool: select(StageRow.id, StageRow.memory_bytes, (StageRow.created_at < Now() - _PATIENCE_S).label("patient"))
+    .where(*_claimable(pool))
+    .order_by(*_ORDER)
+    .limit(_WINDOW)
+    for pool in Pool
+}
+_RESERVED = select(func.coalesce(func.sum(StageRow.memory_bytes), 0)).where(
+    RUNNING, StageRow.lease_owner.startswith(bindparam("the_machine"), autoescape=False)
+)
+
+
+def _first_that_fits(connection: Connection, pool: Pool, room: MemoryRoom) -> str | None:
+    """The first waiting stage for which this machine has memory, beside what runs on it.
+
+    Where nothing runs, the first one starts whatever it needs: a prediction is no reason to refuse. Small ones may pass
+    a large one, but not for ever.
+    """
+    reserved = int(connection.execute(_RESERVED, {"the_machine": f"{room.machine}/"}).scalar_one())
+    left = min(room.budget_bytes - reserved, room.free_bytes)
+    for stage in connection.execute(_WAITING[pool]):
+        if stage.memory_bytes == 0 or stage.memory_bytes <= left or reserved == 0:
+            return str(stage.id)
+        if stage.patient:
+            return None
+    return None
+
+
+_NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_until": None}
+_SETTLED = (
+    StageRow.id, StageRow.kind, StageRow.pool, StageRow.hub, StageRow.attempt, StageRow.failures, StageRow.crashes,
+    StageRow.cancel_at, (Now() - StageRow.started_at).label("age_s"),
+)  # fmt: skip
+
+
+def _fence() -> tuple[ColumnElement[bool], ...]:
+    """What must hold for a worker to change a running stage: nobody else has claimed it since."""
+    return (
+        StageRow.id == bindparam("the_stage"),
+        StageRow.attempt == bindparam("the_attempt"),
+        StageRow.lease_owner == bindparam("the_owner"),
+        RUNNING,
     )
 
 
-def _succeed(connection: Connection, stage_id: str, attempt: int, outcome: Succeeded) -> frozenset[Pool]:
-    _end_stage(connection, stage_id, StageState.SUCCEEDED, artefact=outcome.artefact)
-    record_event(connection, "stage.succeeded", stage_id=stage_id, attempt=attempt, note=outcome.artefact)
+def _held(claim: Claim) -> dict[str, object]:
+    return {"the_stage": claim.stage_id, "the_attempt": claim.attempt, "the_owner": claim.owner}
+
+
+def _advance(connection: Connection, stage: AnyRow, outcome: Succeeded) -> frozenset[Pool]:
+    """A stage has succeeded: each of its jobs gets on."""
+    record(connection, event("stage.succeeded", stage_id=stage.id, attempt=stage.attempt, note=outcome.artefact))
+    if stage.hub:
+        limits.reopen(connection, stage.hub)
     pools = {
-        advance(connection, job.id, job.position, outcome.artefact, outcome.result)
-        for job in jobs_on(connection, stage_id)
+        advance(connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result)
+        for job in jobs_on(connection, stage.id)
     }
     return frozenset(pool for pool in pools if pool is not None)
 
 
-def _fail(connection: Connection, stage_id: str, attempt: int, outcome: Failed) -> frozenset[Pool]:
+def _fail(connection: Connection, stage: AnyRow, outcome: Failed) -> frozenset[Pool]:
     detail, hint = redact(outcome.detail), redact(outcome.hint)
-    _end_stage(connection, stage_id, StageState.FAILED, error_code=outcome.code, error=detail, hint=hint)
-    record_event(
-        connection, "stage.failed", stage_id=stage_id, attempt=attempt, note=f"{outcome.code}: {detail[:2000]}"
+    _end_stage(connection, stage.id, StageState.FAILED, error_code=outcome.code, error=detail, hint=hint)
+    record(
+        connection,
+        event("stage.failed", stage_id=stage.id, attempt=stage.attempt, code=outcome.code, note=detail[:_NOTE_CHARS]),
     )
-    for job in jobs_on(connection, stage_id):
+    for job in jobs_on(connection, stage.id):
         end_job(connection, job.id, JobState.FAILED, code=outcome.code, detail=detail, hint=hint)
     return frozenset()
 
 
-def _requeue(connection: Connection, stage_id: str, *, wait_s: float, **counters: int) -> None:
+def _cancel(connection: Connection, stage: AnyRow) -> frozenset[Pool]:
+    _end_stage(connection, stage.id, StageState.CANCELED)
+    record(connection, event("stage.cancelled", stage_id=stage.id, attempt=stage.attempt))
+    for job in jobs_on(connection, stage.id):
+        end_job(connection, job.id, JobState.CANCELED)
+    # The jobs that wanted it may have been deleted while it was being stopped.
+    forget_stages(connection, [stage.id])
+    return frozenset()
+
+
+def _requeue(connection: Connection, stage: AnyRow, *, wait_s: float | None = None, **changes: object) -> None:
+    not_before = None if wait_s is None else Now() + wait_s
     connection.execute(
         update(StageRow)
-        .where(StageRow.id == stage_id)
-        .values(state=StageState.QUEUED, not_before=Now() + wait_s, **counters)
+        .where(StageRow.id == stage.id)
+        .values(state=StageState.QUEUED, not_before=not_before, wait_s=wait_s, **changes)
     )
-    show_state(connection, stage_id)
+    show_state(connection, stage.id, StageKind(stage.kind), StageState.QUEUED)
 
 
 def _end_stage(connection: Connection, stage_id: str, state: StageState, **values: object) -> None:

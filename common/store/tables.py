@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, SmallInteger, String, Text, literal_column, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _Json = dict[str, Any]
@@ -24,6 +24,10 @@ class JobRow(Row):
     id: Mapped[str] = mapped_column(String(36), unique=True)
     model_name: Mapped[str]
     spec: Mapped[_Json]
+    operation: Mapped[str] = mapped_column(String(16))
+    """From the spec: the public state depends on it."""
+    tenant: Mapped[str]
+    retry_of: Mapped[str | None] = mapped_column(String(36))
     state: Mapped[str] = mapped_column(String(16))
     """Computed by `lifecycle.job_state`; stored for filtering only."""
     stage_id: Mapped[str | None] = mapped_column(ForeignKey("stages.id"))
@@ -40,6 +44,7 @@ class JobRow(Row):
         Index("jobs_by_state", "state", "seq"),
         Index("jobs_by_model", "model_name", "seq"),
         Index("jobs_by_stage", "stage_id"),
+        Index("jobs_by_end", "ended_at"),
     )
 
 
@@ -53,6 +58,14 @@ class StageRow(Row):
     pool: Mapped[str] = mapped_column(String(16))
     work_key: Mapped[str] = mapped_column(String(80))
     work: Mapped[_Json]
+    hub: Mapped[str]
+    """Whom a fetch asks; empty for other stages."""
+    tenant: Mapped[str]
+    """On whose turn it runs: that of the job that brings it forward most."""
+    rank: Mapped[int] = mapped_column(BigInteger)
+    """The smallest goes first; see `common.store.turns`."""
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    """The predicted peak; 0 for what needs little."""
     input: Mapped[str | None] = mapped_column(String(80))
     """The artefact that the stage before left."""
     state: Mapped[str] = mapped_column(String(16))
@@ -61,7 +74,13 @@ class StageRow(Row):
     crashes: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_until: Mapped[float | None]
-    not_before: Mapped[float]
+    not_before: Mapped[float | None]
+    """Of a stage that is tried again: when. Empty is at once."""
+    wait_s: Mapped[float | None]
+    """How long that wait is: one that would last longer was written by a clock that has been put back since."""
+    last_code: Mapped[str | None] = mapped_column(String(64))
+    """Why the last attempt ended badly."""
+    last_error: Mapped[str | None]
     cancel_at: Mapped[float | None]
     progress: Mapped[_Json | None]
     artefact: Mapped[str | None] = mapped_column(String(80))
@@ -84,8 +103,16 @@ class StageRow(Row):
         Index(
             "stages_claimable",
             "pool",
-            "not_before",
+            "rank",
             "created_at",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "stages_of_tenant",
+            "pool",
+            "tenant",
+            "rank",
             sqlite_where=text("state = 'queued'"),
             postgresql_where=text("state = 'queued'"),
         ),
@@ -98,17 +125,19 @@ class StageRow(Row):
     )
 
 
+QUEUED = StageRow.state == literal_column("'queued'")
+RUNNING = StageRow.state == literal_column("'running'")
+"""Written out: with a bound value neither database can know that the partial indexes of `stages` apply."""
+
+
 class JobStageRow(Row):
-    """Which job wants which stage, in which order. `stage_id` is empty until the stage before has ended."""
+    """Which job has come to want which stage, in which order. What is still to come follows from the job's spec."""
 
     __tablename__ = "job_stages"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    pool: Mapped[str] = mapped_column(String(16))
-    work: Mapped[_Json]
-    stage_id: Mapped[str | None] = mapped_column(ForeignKey("stages.id"))
+    stage_id: Mapped[str] = mapped_column(ForeignKey("stages.id"))
 
     __table_args__ = (Index("job_stages_by_stage", "stage_id"),)
 
@@ -124,6 +153,7 @@ class JobEventRow(Row):
     at: Mapped[float]
     event: Mapped[str] = mapped_column(String(32))
     attempt: Mapped[int | None]
+    code: Mapped[str | None] = mapped_column(String(64))
     note: Mapped[str | None]
 
     __table_args__ = (Index("job_events_by_job", "job_id", "seq"), Index("job_events_by_stage", "stage_id", "seq"))
@@ -142,3 +172,43 @@ class WorkerRow(Row):
     draining: Mapped[bool]
     started_at: Mapped[float]
     seen_at: Mapped[float]
+
+
+class LimitRow(Row):
+    """What the operator allows. Read inside every claim."""
+
+    __tablename__ = "limits"
+
+    scope: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    max_running: Mapped[int | None]
+    bytes_per_s: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class HubRow(Row):
+    """A hub that has told somebody to wait: nobody asks it for anything before `resume_at`."""
+
+    __tablename__ = "hubs"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    resume_at: Mapped[float]
+    wait_s: Mapped[float]
+    strikes: Mapped[int] = mapped_column(SmallInteger)
+    """How often in a row."""
+    reason: Mapped[str]
+
+
+class IdempotencyKeyRow(Row):
+    """An Idempotency-Key, and the jobs that the first request with it made."""
+
+    __tablename__ = "idempotency_keys"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(36))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    job_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Empty while the first request is in flight."""
+    created_at: Mapped[float]
+
+    __table_args__ = (Index("idempotency_keys_by_age", "created_at"),)

@@ -54,13 +54,14 @@ def state(table: SimpleNamespace, job_id: str) -> JobState:
 
 def test_a_job_runs_through_its_whole_chain(table: SimpleNamespace) -> None:
     (job,) = table.jobs.add([a_conversion()])
-    assert (job.state, job.stage) == (JobState.QUEUED, StageKind.FETCH)
+    asked = table.jobs.job(job)
+    assert (asked.state, asked.stage) == (JobState.QUEUED, StageKind.FETCH)
 
     fetch = claim(table)
     assert fetch.work["source"] == {"hub": "huggingface", "name": "org/model", "revision": None}
-    assert state(table, job.id) is JobState.DOWNLOADING
+    assert state(table, job) is JobState.DOWNLOADING
     assert table.stages.settle(fetch, done("source-1")) == {Pool.CONVERT}
-    assert state(table, job.id) is JobState.CONVERTING, "between two stages a job is busy with the next one"
+    assert state(table, job) is JobState.CONVERTING, "between two stages a job is busy with the next one"
 
     convert = claim(table, Pool.CONVERT)
     assert (convert.kind, convert.input) == (StageKind.CONVERT, "source-1")
@@ -69,7 +70,7 @@ def test_a_job_runs_through_its_whole_chain(table: SimpleNamespace) -> None:
     assert (publish.kind, publish.input) == (StageKind.PUBLISH, "converted-1")
     assert table.stages.settle(publish, done("converted-1", path="/models/x")) == frozenset()
 
-    ended = table.jobs.job(job.id)
+    ended = table.jobs.job(job)
     assert (ended.state, ended.result) == (JobState.COMPLETED, {"path": "/models/x"})
     assert ended.ended_at is not None
     assert ended.ended_at >= ended.created_at
@@ -78,7 +79,7 @@ def test_a_job_runs_through_its_whole_chain(table: SimpleNamespace) -> None:
 def test_equal_wishes_share_their_stages_and_both_complete(table: SimpleNamespace) -> None:
     first, second = table.jobs.add([a_conversion(), a_conversion()])
     fetch = claim(table)
-    assert set(fetch.job_ids) == {first.id, second.id}
+    assert set(fetch.job_ids) == {first, second}
     assert table.stages.claim(Pool.DOWNLOAD, "w2") is None
     table.stages.settle(fetch, done())
     convert = claim(table, Pool.CONVERT)
@@ -89,7 +90,7 @@ def test_equal_wishes_share_their_stages_and_both_complete(table: SimpleNamespac
     assert table.stages.claim(Pool.CONVERT, "w2") is None, "... and joins the conversion that is running"
     table.stages.settle(convert, done("converted-1"))
     table.stages.settle(claim(table, Pool.CONVERT), done("converted-1"))
-    assert {state(table, job.id) for job in (first, second, late)} == {JobState.COMPLETED}
+    assert {state(table, job) for job in (first, second, late)} == {JobState.COMPLETED}
 
 
 def test_one_source_in_two_forms_is_fetched_once(table: SimpleNamespace) -> None:
@@ -113,7 +114,7 @@ def test_only_one_of_many_claimers_wins(table: SimpleNamespace) -> None:
 def test_many_equal_posts_at_once_make_one_stage(table: SimpleNamespace) -> None:
     with ThreadPoolExecutor(8) as threads:
         added = [job for jobs in threads.map(lambda _: table.jobs.add([a_download()]), range(24)) for job in jobs]
-    assert len({job.id for job in added}) == 24
+    assert len(set(added)) == 24
     assert table.stages.claimable(Pool.DOWNLOAD) == 1
     assert len(claim(table).job_ids) == 24
 
@@ -134,7 +135,7 @@ def test_a_worker_that_lost_its_lease_can_change_nothing(table: SimpleNamespace)
     assert not table.stages.heartbeat(stale, None).held
     assert table.stages.settle(stale, Failed(code="internal", detail="late", hint="")) is None
     assert table.stages.settle(stale, done("bad")) is None
-    assert state(table, job.id) is JobState.DOWNLOADING
+    assert state(table, job) is JobState.DOWNLOADING
     table.stages.settle(fresh, done())
     assert claim(table).input == "source-1"
 
@@ -164,7 +165,7 @@ def test_a_stage_that_kills_its_workers_fails_after_the_allowed_crashes(table: S
             time.sleep(0.2)  # crashes wait 0, 2 seconds
         assert taken
         table.stages.reap_owners([owner])
-    ended = table.jobs.job(job.id)
+    ended = table.jobs.job(job)
     assert (ended.state, ended.error_code) == (JobState.FAILED, "worker_lost")
     assert "3 times" in (ended.error or "")
     assert ended.hint
@@ -175,9 +176,9 @@ def test_transient_failures_are_tried_again_and_then_fail_with_their_own_code(ta
     trouble = Retry(code="hub_unavailable", detail="503 from hf_abcdefghijkl", hint="wait")
     for _ in range(2):
         assert table.stages.settle(claim(table), trouble) == {Pool.DOWNLOAD}
-        assert state(table, job.id) is JobState.DOWNLOADING, "a job that has begun is not shown as untouched"
+        assert state(table, job) is JobState.DOWNLOADING, "a job that has begun is not shown as untouched"
     table.stages.settle(claim(table), trouble)
-    ended = table.jobs.job(job.id)
+    ended = table.jobs.job(job)
     assert (ended.state, ended.error_code, ended.hint) == (JobState.FAILED, "hub_unavailable", "wait")
     assert ended.error == "503 from ***"
     with table.database.read() as connection:
@@ -198,51 +199,51 @@ def test_a_released_stage_is_not_charged_an_attempt(table: SimpleNamespace) -> N
     (job,) = table.jobs.add([a_download()])
     for _ in range(10):
         assert table.stages.settle(claim(table), Released()) == {Pool.DOWNLOAD}
-    assert state(table, job.id) is JobState.DOWNLOADING
+    assert state(table, job) is JobState.DOWNLOADING
 
 
 def test_case_39_a_job_cancelled_before_it_starts_never_completes(table: SimpleNamespace) -> None:
     (job,) = table.jobs.add([a_download()])
-    assert table.jobs.cancel(job.id).state is JobState.CANCELED
+    assert table.jobs.cancel(job).state is JobState.CANCELED
     assert table.stages.claim(Pool.DOWNLOAD, "w") is None
     with pytest.raises(JobEnded, match="already in terminal state 'canceled'"):
-        table.jobs.cancel(job.id)
+        table.jobs.cancel(job)
 
 
 def test_a_running_job_is_cancelled_at_once_and_its_worker_learns_of_it(table: SimpleNamespace) -> None:
     (job,) = table.jobs.add([a_download()])
     running = claim(table)
-    assert table.jobs.cancel(job.id).state is JobState.CANCELED
+    assert table.jobs.cancel(job).state is JobState.CANCELED
     beat = table.stages.heartbeat(running, None)
     assert (beat.held, beat.cancel) == (True, True)
 
     (again,) = table.jobs.add([a_download()])
     assert table.stages.claimable(Pool.DOWNLOAD) == 1, "a new wish does not join a stage that is about to die"
     table.stages.settle(running, Cancelled())
-    assert state(table, job.id) is JobState.CANCELED
+    assert state(table, job) is JobState.CANCELED
     table.stages.settle(claim(table), done())
     table.stages.settle(claim(table), done())
-    assert state(table, again.id) is JobState.COMPLETED
+    assert state(table, again) is JobState.COMPLETED
 
 
 def test_success_of_a_cancelled_stage_starts_nothing(table: SimpleNamespace) -> None:
     (job,) = table.jobs.add([a_conversion()])
     running = claim(table)
-    table.jobs.cancel(job.id)
+    table.jobs.cancel(job)
     assert table.stages.settle(running, done()) == frozenset()
     assert table.stages.claimable(Pool.CONVERT) == 0
-    assert state(table, job.id) is JobState.CANCELED
+    assert state(table, job) is JobState.CANCELED
 
 
 def test_cancelling_one_of_two_only_detaches_it(table: SimpleNamespace) -> None:
     first, second = table.jobs.add([a_download(), a_download()])
     running = claim(table)
-    table.jobs.cancel(first.id)
+    table.jobs.cancel(first)
     assert not table.stages.heartbeat(running, None).cancel
     table.stages.settle(running, done())
     table.stages.settle(claim(table), done())
-    assert state(table, first.id) is JobState.CANCELED
-    assert state(table, second.id) is JobState.COMPLETED
+    assert state(table, first) is JobState.CANCELED
+    assert state(table, second) is JobState.COMPLETED
 
 
 def test_what_is_being_published_cannot_be_cancelled(table: SimpleNamespace) -> None:
@@ -250,9 +251,9 @@ def test_what_is_being_published_cannot_be_cancelled(table: SimpleNamespace) -> 
     table.stages.settle(claim(table), done())
     publish = claim(table)
     with pytest.raises(NotCancellable, match="could not be cancelled"):
-        table.jobs.cancel(job.id)
+        table.jobs.cancel(job)
     table.stages.settle(publish, done())
-    assert state(table, job.id) is JobState.COMPLETED
+    assert state(table, job) is JobState.COMPLETED
 
 
 def test_progress_is_shown_and_the_fetched_bytes_stay(table: SimpleNamespace) -> None:
@@ -260,10 +261,10 @@ def test_progress_is_shown_and_the_fetched_bytes_stay(table: SimpleNamespace) ->
     running = claim(table)
     seen = Progress(phase=Phase.DOWNLOADING, bytes_done=5, bytes_total=10, files_done=1, files_total=2, speed_bps=3.5)
     table.stages.heartbeat(running, seen)
-    assert table.jobs.job(job.id).progress == seen
+    assert table.jobs.job(job).progress == seen
     table.stages.settle(running, done())
-    assert table.jobs.job(job.id).progress is None
-    assert table.jobs.job(job.id).fetched == seen
+    assert table.jobs.job(job).progress is None
+    assert table.jobs.job(job).fetched == seen
 
 
 def test_all_jobs_of_a_request_are_stored_or_none(table: SimpleNamespace) -> None:
@@ -275,10 +276,10 @@ def test_all_jobs_of_a_request_are_stored_or_none(table: SimpleNamespace) -> Non
 
 def test_jobs_are_listed_in_order_filtered_and_paged(table: SimpleNamespace) -> None:
     jobs = table.jobs.add([a_download(f"org/m{number % 2}", root=str(number)) for number in range(6)])
-    table.jobs.cancel(jobs[0].id)
-    assert [job.id for job in table.jobs.jobs()] == [job.id for job in jobs]
-    assert [job.id for job in table.jobs.jobs(limit=2, offset=1)] == [job.id for job in jobs[1:3]]
-    assert [job.id for job in table.jobs.jobs(state=JobState.CANCELED)] == [jobs[0].id]
+    table.jobs.cancel(jobs[0])
+    assert [job.id for job in table.jobs.jobs()] == jobs
+    assert [job.id for job in table.jobs.jobs(limit=2, offset=1)] == jobs[1:3]
+    assert [job.id for job in table.jobs.jobs(state=JobState.CANCELED)] == [jobs[0]]
     assert len(table.jobs.jobs(model_name="org/m1")) == table.jobs.count(model_name="org/m1") == 3
     with pytest.raises(NoSuchJob, match="Job none not found"):
         table.jobs.job("none")

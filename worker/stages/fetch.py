@@ -29,7 +29,7 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
         tools.store.save(artefact)
     resumed = attempt.last.bytes_resumed if attempt.last else 0
     attempt.progress(_all_there(artefact, bytes_resumed=artefact.total_bytes if reused else resumed))
-    return Succeeded(artefact=key, result={"revision": manifest.revision, "reused": reused})
+    return Succeeded(artefact=key, result={"revision": manifest.revision, "reused": reused}, bytes=artefact.total_bytes)
 
 
 def _record(key: str, manifest: Manifest, tools: Tools) -> Artefact:
