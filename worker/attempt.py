@@ -11,15 +11,15 @@ import msgspec
 from common.artefacts.blobs import BlobStore
 from common.artefacts.layout import Volume
 from common.errors import JobCancelled
-from common.plugins import TransferLimits
+from common.plugins import Allowance, TransferLimits
 from common.spec import Progress, check_file_path
 from common.vocabulary import Phase
 from worker.forkserver import Channel
-from worker.messages import Advanced, AskFence, FencePassed
+from worker.messages import Advanced, Allowed, AskFence, FencePassed, HubBusy, ToChild
 from worker.workspace import Workspace
 
 _MOST_OFTEN_S = 0.2
-_FENCE: msgspec.json.Decoder[FencePassed] = msgspec.json.Decoder(FencePassed)
+_MESSAGES: msgspec.json.Decoder[ToChild] = msgspec.json.Decoder(ToChild)
 
 
 @dataclass
@@ -35,6 +35,8 @@ class StageAttempt:
     """The newest progress, told or not."""
     _told_at: float = 0.0
     _told_phase: Phase | None = None
+    _bytes_per_s: float | None = None
+    _silent_until: float = 0.0
 
     def __post_init__(self) -> None:
         self._blobs = BlobStore(self.volume)
@@ -50,6 +52,13 @@ class StageAttempt:
     @property
     def parts(self) -> Path:
         return self.volume.parts
+
+    def allowance(self) -> Allowance:
+        self._listen()
+        return Allowance(bytes_per_s=self._bytes_per_s, silent_s=max(0.0, self._silent_until - time.monotonic()))
+
+    def hub_asks_to_wait(self, wait_s: float) -> None:
+        self.channel.send(HubBusy(wait_s=wait_s))
 
     def stored(self, sha256: str) -> Path | None:
         return self._blobs.stored(sha256)
@@ -69,6 +78,7 @@ class StageAttempt:
         self.channel.send(Advanced(progress=progress))
 
     def checkpoint(self) -> None:
+        self._listen()
         if self._cancelled.is_set():
             raise JobCancelled
 
@@ -76,4 +86,15 @@ class StageAttempt:
         """Return only if this attempt still holds its lease; otherwise the supervisor kills this process."""
         self.checkpoint()
         self.channel.send(AskFence())
-        self.channel.receive(_FENCE)
+        while not isinstance(message := self.channel.receive(_MESSAGES), FencePassed):
+            self._heed(message)
+
+    def _listen(self) -> None:
+        """Take in what the supervisor has said meanwhile, so that it never waits for a place to say more."""
+        while (message := self.channel.receive(_MESSAGES, timeout_s=0.0)) is not None:
+            self._heed(message)
+
+    def _heed(self, message: ToChild | None) -> None:
+        if isinstance(message, Allowed):
+            self._bytes_per_s = message.allowance.bytes_per_s
+            self._silent_until = time.monotonic() + message.allowance.silent_s

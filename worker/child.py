@@ -12,12 +12,13 @@ from common.artefacts.layout import Volume
 from common.artefacts.manifest import ArtefactStore
 from common.catalog.registry import Catalog
 from common.clock import utc_now
-from common.errors import JobCancelled, OutOfMemory, RequestError, StageError, TransientError
+from common.errors import JobCancelled, RequestError, StageError, TransientError
 from common.log import configure
 from common.outcome import Cancelled, Failed, Outcome, Retry, unexpected
 from common.planning import WORK_TYPES, ConvertWork, FetchWork, PublishWork
 from worker.attempt import StageAttempt
 from worker.forkserver import Channel
+from worker.machine import no_memory
 from worker.messages import Ended, StageRequest
 from worker.stages.convert import convert
 from worker.stages.fetch import fetch
@@ -50,7 +51,8 @@ def _outcome(request: StageRequest, channel: Channel) -> Outcome:  # noqa: PLR09
     except RequestError as error:
         return Failed(code=error.code, detail=str(error), hint="The plugin's options or set-up do not fit this worker.")
     except MemoryError:
-        return Failed(code=OutOfMemory.code, detail="The stage ran out of memory", hint=OutOfMemory.hint)
+        wanted = no_memory("The stage ran out of memory")
+        return Failed(code=wanted.code, detail=str(wanted), hint=wanted.advice)
     except Exception as error:
         # The last fence before the process ends: the stage must have an outcome.
         log.exception("stage.broken")

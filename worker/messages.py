@@ -3,7 +3,7 @@
 import msgspec
 
 from common.outcome import Outcome
-from common.plugins import TransferLimits
+from common.plugins import Allowance, TransferLimits
 from common.spec import Progress
 from common.vocabulary import StageKind
 
@@ -44,4 +44,17 @@ class FencePassed(msgspec.Struct, frozen=True, kw_only=True, tag="fence_passed")
     """The lease is held: go on. Where it is not, the child is killed and hears nothing."""
 
 
-FromChild = Advanced | AskFence | Ended
+class HubBusy(msgspec.Struct, frozen=True, kw_only=True, tag="hub_busy"):
+    """The hub wants no request from anybody for some seconds."""
+
+    wait_s: float
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
+    """What the transfer may do from now on."""
+
+    allowance: Allowance
+
+
+FromChild = Advanced | AskFence | Ended | HubBusy
+ToChild = FencePassed | Allowed

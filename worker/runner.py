@@ -1,40 +1,48 @@
 """The runner: claim a stage, supervise the child that runs it, settle the outcome."""
 
+import contextlib
 import logging
+import select
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from common.artefacts.layout import Volume
 from common.broker import Broker
-from common.errors import ChildCrashed, OutOfMemory, ServiceUnavailable
+from common.errors import ChildCrashed, ServiceUnavailable
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, unexpected
 from common.plugins import TransferLimits
-from common.records import Claim
+from common.records import Claim, MemoryRoom
 from common.settings import Settings
 from common.spec import Progress
+from common.store.limits import LimitStore
 from common.store.stages import StageStore
 from common.vocabulary import Pool, StageKind
-from worker.forkserver import Channel, ChannelClosed, Child, Exit, ForkServer
-from worker.messages import Advanced, AskFence, Ended, FencePassed, FromChild, StageRequest
+from worker.allowances import Allowances, Tidings
+from worker.autopsy import cause_of_death, over_limit
+from worker.forkserver import Channel, ChannelClosed, Child, ForkServer
+from worker.machine import Machine, MemoryWatch, hard_limit, private_bytes
+from worker.messages import Advanced, Allowed, AskFence, Ended, FencePassed, FromChild, HubBusy, StageRequest
 from worker.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 _MESSAGES: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 _CHILD = "worker.child:run"
-_LOG_TAIL_BYTES = 4000
 _SETTLE_PAUSE_S = 1.0
-_OOM_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+_LEAVE_AFTER_S = 10.0
 
 
 class LeaseLost(Exception):
     """Somebody else has this stage now; nothing of ours may be written."""
+
+
+class LeftUnsettled(Exception):
+    """The worker goes while the database is away: the lease runs out, and the stage goes back to its queue."""
 
 
 @dataclass
@@ -44,11 +52,19 @@ class Runner:
     pool: Pool
     owner: str
     store: StageStore
+    limits: LimitStore
     broker: Broker
     server: ForkServer
     volume: Volume
     settings: Settings
+    room: Callable[[], MemoryRoom | None] = lambda: None
+    """What this machine has for conversions, where that is looked at before one is claimed."""
+    allowances: Allowances = field(init=False)
     _draining: threading.Event = field(default_factory=threading.Event)
+    _draining_since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.allowances = Allowances(self.limits)
 
     def work(self) -> list[Mapping[str, str]]:
         """Run stages until none is left to claim. Returns a line about each, for whoever watches the queue."""
@@ -62,6 +78,7 @@ class Runner:
 
     def drain(self) -> None:
         """Claim nothing more, and give back what is running. The children are stopped, their bytes are kept."""
+        self._draining_since = self._draining_since or time.monotonic()
         self._draining.set()
 
     @property
@@ -71,7 +88,7 @@ class Runner:
 
     def _claim(self) -> Claim | None:
         try:
-            return self.store.claim(self.pool, self.owner)
+            return self.store.claim(self.pool, self.owner, self.room())
         except ServiceUnavailable:
             return None  # the reconciler sends another ticket when the database is back
 
@@ -86,6 +103,9 @@ class Runner:
         except LeaseLost:
             log.warning("stage.lease_lost", extra=known)
             return {**_line(claim), "outcome": "lease_lost"}
+        except LeftUnsettled:
+            log.warning("stage.left_unsettled", extra=known)
+            return {**_line(claim), "outcome": "unsettled"}
         finally:
             shutil.rmtree(rooms.root, ignore_errors=True)
         for pool in sorted(pools):
@@ -95,7 +115,7 @@ class Runner:
 
     def _supervise(self, claim: Claim, rooms: Workspace) -> Outcome:
         """Run the child to its end, with heartbeats. Raises LeaseLost."""
-        kills_before = _oom_kills()
+        kills_before = Machine().oom_kills()
         try:
             child = self._spawn(claim, rooms)
         except ChildCrashed as error:
@@ -105,13 +125,22 @@ class Runner:
             log.exception("stage.not_begun")
             return unexpected(error)
         with child:
-            outcome = _Watch(self, claim, child).to_its_end()
+            memory = MemoryWatch(self._memory_limit(claim), child.pid, private_bytes(self.server.pid or 0))
+            outcome = _Watch(self, claim, child, memory).to_its_end()
             if outcome is not None:
                 return outcome
             ended = child.wait(timeout_s=10.0)
-        return _crash(claim, ended, rooms.log, oom_killed=_oom_kills() > kills_before)
+        killed, peak = Machine().oom_kills() > kills_before, memory.peak_bytes
+        return cause_of_death(
+            claim, ended, rooms.log, oom_killed=killed, memory_limit=memory.limit_bytes, peak_bytes=peak
+        )
+
+    def _memory_limit(self, claim: Claim) -> int | None:
+        return self.settings.convert_memory_mb * 1024 * 1024 or None if claim.kind is StageKind.CONVERT else None
 
     def _spawn(self, claim: Claim, rooms: Workspace) -> Child:
+        # A claim that a power failure undid may have left something under the very same name.
+        shutil.rmtree(rooms.root, ignore_errors=True)
         self.volume.workspace(rooms.root.name)
         rooms.prepare()
         settings = self.settings
@@ -128,22 +157,27 @@ class Runner:
             secrets=settings.plugin_secrets if claim.kind is StageKind.FETCH else {},
             limits=transfer_limits(settings),
         )
-        limit = settings.convert_memory_mb * 1024 * 1024 if claim.kind is StageKind.CONVERT else 0
+        limit = self._memory_limit(claim)
         return self.server.spawn(
             _CHILD,
             msgspec.json.encode(request),
             log=rooms.log,
-            memory_bytes=limit or None,
+            memory_bytes=None if limit is None else hard_limit(limit),
             environment={"TMPDIR": str(rooms.scratch)},
         )
 
     def _settle(self, claim: Claim, outcome: Outcome) -> frozenset[Pool]:
-        """Write the outcome, however long the database is away: the fence decides whether it still counts."""
+        """Write the outcome, however long the database is away: the fence decides whether it still counts.
+
+        Only a worker that is going away cannot wait. Raises LeaseLost, LeftUnsettled.
+        """
         while True:
             try:
                 pools = self.store.settle(claim, outcome)
             except ServiceUnavailable:
                 log.warning("stage.unsettled", extra={"stage": claim.stage_id})
+                if self.draining and time.monotonic() - self._draining_since > _LEAVE_AFTER_S:
+                    raise LeftUnsettled from None
                 time.sleep(_SETTLE_PAUSE_S)
                 continue
             if pools is None:
@@ -175,14 +209,16 @@ class _Speed:
 
 @dataclass
 class _Watch:
-    """One child under watch: relays its progress to the row and the row's wishes to it."""
+    """One child under watch: relays its progress to the row, and to it what the row and the limits say."""
 
     runner: Runner
     claim: Claim
     child: Child
+    memory: MemoryWatch
     _progress: Progress | None = field(init=False)
     _told: Progress | None = field(init=False)
     _speed: _Speed = field(default_factory=_Speed)
+    _tidings: Tidings = field(default_factory=Tidings)
     _next_beat: float = 0.0
 
     def __post_init__(self) -> None:
@@ -196,16 +232,20 @@ class _Watch:
                 if interrupted is not None:
                     self.child.kill()
                     return interrupted
+                self._pass_on_allowance()
                 message = self._receive(self.child.channel)
                 match message:
                     case Advanced(progress=progress):
                         self._progress = onward(self._progress, self._speed.measured(progress))
                     case AskFence():
-                        interrupted = self._beat()
+                        interrupted = self._stand_at_the_fence()
                         if interrupted is not None:
                             self.child.kill()
                             return interrupted
                         self.child.channel.send(FencePassed())
+                    case HubBusy(wait_s=wait_s):
+                        reason = f"It refuses requests, and wants none for {wait_s:.0f} s (429)"
+                        self.runner.allowances.close_hub(self.claim.hub, wait_s, reason)
                     case Ended(outcome=outcome):
                         self._beat()
                         return outcome
@@ -215,27 +255,60 @@ class _Watch:
             return None
 
     def _receive(self, channel: Channel) -> FromChild | None:
-        return channel.receive(_MESSAGES, timeout_s=max(0.0, self._next_beat - time.monotonic()))
+        longest_s = max(0.0, self._next_beat - time.monotonic())
+        if self.claim.hub:
+            longest_s = min(longest_s, self._tidings.wait_s())
+        return channel.receive(_MESSAGES, timeout_s=self.memory.wait_s(longest_s))
+
+    def _pass_on_allowance(self) -> None:
+        """Tell a fetch what it may do now, where that is news to it."""
+        allowance = self._tidings.news(self.runner.allowances, self.claim.hub) if self.claim.hub else None
+        if allowance is None or not _has_room(self.child.channel):
+            return
+        # A child that has just ended hears nothing any more; what it has said before that is still to be read.
+        with contextlib.suppress(ChannelClosed):
+            self.child.channel.send(Allowed(allowance=allowance))
+            self._tidings.told(allowance)
 
     def _look(self) -> Outcome | None:
         if self.runner.draining:
             return Released()
+        used = self.memory.exceeded()
+        if used is not None:
+            return over_limit(self.claim, self.memory.limit_bytes or 0, used)
         if time.monotonic() < self._next_beat:
             return None
         return self._beat()
 
+    def _stand_at_the_fence(self) -> Outcome | None:
+        """None where the row says that the lease is held. While the database is away nobody can know, so nobody passes.
+
+        Raises LeaseLost.
+        """
+        while not self.runner.draining:
+            known, interrupted = self._ask_the_row()
+            if known:
+                return interrupted
+            time.sleep(self.runner.settings.heartbeat_s)
+        return Released()
+
     def _beat(self) -> Outcome | None:
         """One heartbeat. While the database is away the child goes on: the fence keeps the result safe."""
         self._next_beat = time.monotonic() + self.runner.settings.heartbeat_s
+        _, interrupted = self._ask_the_row()
+        return interrupted
+
+    def _ask_the_row(self) -> tuple[bool, Outcome | None]:
+        """Whether the row answered, and if so, why this attempt is to end. Raises LeaseLost."""
         try:
             beat = self.runner.store.heartbeat(self.claim, self._progress if self._progress != self._told else None)
         except ServiceUnavailable:
-            return None
+            return False, None
         if not beat.held:
             self.child.kill()
             raise LeaseLost
         self._told = self._progress
-        return Cancelled() if beat.cancel else None
+        return True, Cancelled() if beat.cancel else None
 
 
 def onward(before: Progress | None, now: Progress) -> Progress:
@@ -252,6 +325,13 @@ def onward(before: Progress | None, now: Progress) -> Progress:
     )
 
 
+def _has_room(channel: Channel) -> bool:
+    """Whether a message can be sent now: who supervises must not wait for a child that does not listen."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def transfer_limits(settings: Settings) -> TransferLimits:
     """How hard the operator lets a transfer pull."""
     return TransferLimits(
@@ -260,43 +340,6 @@ def transfer_limits(settings: Settings) -> TransferLimits:
         stall_s=settings.stall_s,
         spare_bytes=settings.spare_mb * 1024 * 1024,
     )
-
-
-def _crash(claim: Claim, ended: Exit | None, log_file: Path, *, oom_killed: bool) -> Outcome:
-    """What to make of a child that died without a word."""
-    tail = _tail(log_file)
-    log.error("stage.child_died", extra={"stage": claim.stage_id, "exit": ended, "output": tail})
-    if oom_killed and ended is not None and ended.signal == 9:
-        detail = f"The system killed the {claim.kind} process for lack of memory ({_rss(ended)})"
-        return Failed(code=OutOfMemory.code, detail=detail, hint=OutOfMemory.hint)
-    cause = "it ended" if ended is None else f"signal {ended.signal}" if ended.signal else f"exit code {ended.code}"
-    detail = f"The {claim.kind} process died without an outcome ({cause})." + (f"\n{tail}" if tail else "")
-    return Retry(code=ChildCrashed.code, detail=detail, hint=ChildCrashed.hint, crashed=True)
-
-
-def _rss(ended: Exit) -> str:
-    return f"it held {ended.max_rss_bytes / 1e9:.1f} GB"
-
-
-def _tail(log_file: Path) -> str:
-    try:
-        with log_file.open("rb") as stream:
-            stream.seek(max(0, log_file.stat().st_size - _LOG_TAIL_BYTES))
-            return stream.read().decode(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for lack of memory, as far as can be seen from here."""
-    total = 0
-    for counter in _OOM_COUNTERS:
-        try:
-            lines = counter.read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    return total
 
 
 def _line(claim: Claim) -> dict[str, str]:

@@ -19,12 +19,15 @@ from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
 from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
+from common.records import MemoryRoom
 from common.settings import Settings, inherited_environment
 from common.store.database import Database
+from common.store.limits import LimitStore
 from common.store.stages import RetryPolicy, StageStore
 from common.vocabulary import Pool
 from worker.forkserver import ForkServer
 from worker.identity import own_identity
+from worker.machine import machine_room, threads_per_slot
 from worker.runner import Runner
 from worker.tasks import register
 
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _ANNOUNCE_S = 3.0
 _ALWAYS = ("worker.child",)
+_MIB = 1024 * 1024
 
 
 @dataclass
@@ -107,21 +111,24 @@ def make_worker(pool: Pool, settings: Settings) -> Worker:
     plugins = _plugins(pool, Catalog.installed(settings.enabled_plugins))
     slots = settings.download_slots if pool is Pool.DOWNLOAD else settings.convert_slots
     server = ForkServer(_preload(plugins), _environment(pool, slots, volume), log)
+    database = Database(settings.store_url)
     runner = Runner(
         pool=pool,
         owner=own_identity(),
-        store=make_stage_store(settings),
+        store=make_stage_store(settings, database),
+        limits=LimitStore(database),
         broker=Broker(settings.redis_url),
         server=server,
         volume=volume,
         settings=settings,
+        room=machine_room(settings.memory_budget_mb * _MIB).room if pool is Pool.CONVERT else _no_matter,
     )
     app = make_celery(settings.redis_url, consumer=True)
     register(app, runner)
     return Worker(runner=runner, app=app, slots=slots)
 
 
-def make_stage_store(settings: Settings) -> StageStore:
+def make_stage_store(settings: Settings, database: Database) -> StageStore:
     """The stage store with the operator's lease and retry rules."""
     retry = RetryPolicy(
         max_attempts=settings.max_attempts,
@@ -129,7 +136,12 @@ def make_stage_store(settings: Settings) -> StageStore:
         base_s=settings.retry_base_s,
         cap_s=settings.retry_cap_s,
     )
-    return StageStore(Database(settings.store_url), lease_s=settings.lease_s, retry=retry)
+    return StageStore(database, lease_s=settings.lease_s, retry=retry)
+
+
+def _no_matter() -> MemoryRoom | None:
+    """Fetches need no room in memory worth a look."""
+    return None
 
 
 def _plugins(pool: Pool, catalog: Catalog) -> list[HubPlugin[Any] | ConverterPlugin[Any]]:
@@ -175,7 +187,6 @@ def _environment(pool: Pool, slots: int, volume: Volume) -> dict[str, str]:
     consent.parent.mkdir(parents=True, exist_ok=True)
     # OpenVINO takes the absence of this file for consent, and its sender would add a thread to the fork server.
     consent.write_text("0")
-    threads = str(max(1, len(os.sched_getaffinity(0)) // slots))
     environment = {
         **inherited_environment(),
         "HOME": str(home),
@@ -189,7 +200,7 @@ def _environment(pool: Pool, slots: int, volume: Volume) -> dict[str, str]:
         "NNCF_CI": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads_per_slot(slots)),
         "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).parent.parent), inherited_environment().get("PYTHONPATH", "")]
         ),

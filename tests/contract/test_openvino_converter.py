@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import resource
@@ -16,12 +17,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from common.artefacts.layout import Volume
 from common.catalog.openvino import OPENVINO, TOOLS, OpenVINOOptions, normalise
 from common.plugins import Access
 from common.spec import Target
-from common.vocabulary import Format, ModelType, Phase, Precision
+from common.vocabulary import Format, ModelType, Phase, Pool, Precision
 from tests.conversions import Conversion, Wanted, convert, in_child, run
 from tests.fakes import tiny_models
+from worker.forkserver import ForkServer
+from worker.machine import threads_per_slot
+from worker.service import _environment
 
 
 @pytest.fixture(scope="session")
@@ -337,16 +342,40 @@ def _spoil(weights: Path) -> None:
 @pytest.mark.parametrize("spare_mb", [0, 60])
 def test_want_of_memory_is_told_apart(llama, tmp_path, spare_mb):
     ended = in_child(_convert_in, llm(llama, tmp_path), spare_mb)
-    assert ended.error == "OutOfMemory", ended.text
-    assert "memory" in ended.hint
+    assert ended.error == "MemoryLimitExceeded", ended.text
+    assert "MODELFERRY_CONVERT_MEMORY_MB" in ended.hint
 
 
 def _convert_in(wanted: Wanted, spare_mb: int) -> Conversion:
     status = Path("/proc/self/status").read_text()
-    now = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize:"))
+    now = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:"))
     limit = now * 1024 + spare_mb * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return convert(wanted)
+
+
+def test_one_core_is_enough(llama, tmp_path):
+    ended = in_child(_convert_on_one_core, llm(llama, tmp_path, precision=Precision.FP16))
+    assert ended.error is None, ended.text
+
+
+def _convert_on_one_core(wanted: Wanted) -> Conversion:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return convert(wanted)
+
+
+def test_a_conversion_in_a_pool_of_two_slots_takes_half_of_the_cores(llama, tmp_path):
+    expected = threads_per_slot(2)
+    environment = _environment(Pool.CONVERT, 2, Volume(tmp_path / "volume"))
+    log = tmp_path / "child.log"
+    with (
+        ForkServer(OPENVINO.preload, environment, logging.getLogger("test.threads")) as server,
+        server.spawn(
+            "tests.threads:observe", str(llama).encode(), log=log, environment={"TMPDIR": str(tmp_path)}
+        ) as child,
+    ):
+        told = child.channel.receive(msgspec.json.Decoder(), timeout_s=60)
+    assert told == {"error": None, "torch": expected, "openvino": [expected]}, log.read_text()
 
 
 def test_a_cancelled_conversion_ends_as_cancelled(bert, tmp_path):

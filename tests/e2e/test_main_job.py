@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.artefacts.manifest import check_published
-from tests.fakes.faults import Fault, rate_limited
+from tests.fakes.faults import Fault, Status
 from tests.fakes.traffic import Match
 
 MIB = 1024 * 1024
@@ -283,7 +283,7 @@ def test_a_missing_model_and_a_missing_revision_are_told_apart(world: SimpleName
 
 def test_a_rate_limit_that_does_not_end_has_its_own_code(world: SimpleNamespace) -> None:
     world.hub.add_repo("tiny/busy", {"config.json": b"{}", "model.safetensors": b"x" * 10})
-    armed = world.hub.add_fault(Fault(kind=rate_limited(1), match=Match("*/tiny/busy*")))
+    armed = world.hub.add_fault(Fault(kind=Status(429), match=Match("*/tiny/busy*")))
     try:
         job = failed(world, {"name": "tiny/busy", "hub": "huggingface"})
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from common.errors import JobCancelled
-from common.plugins import TransferLimits
+from common.plugins import Allowance, TransferLimits
 from common.spec import Progress, RemoteFile
 from worker.transfer import bring
 
@@ -26,6 +26,10 @@ class LocalAttempt:
     cancelled: threading.Event = field(default_factory=threading.Event)
     reports: list[Progress] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    allowed: Allowance = field(default_factory=Allowance)
+    """What the transfer may do. Its silence counts from each time that it asks."""
+    wishes: list[float] = field(default_factory=list)
+    """For how long the hub has asked for silence, each time."""
 
     def __post_init__(self) -> None:
         for folder in (self.workspace, self.parts, self.root / "blobs"):
@@ -38,6 +42,12 @@ class LocalAttempt:
     @property
     def parts(self) -> Path:
         return self.root / "parts"
+
+    def allowance(self) -> Allowance:
+        return self.allowed
+
+    def hub_asks_to_wait(self, wait_s: float) -> None:
+        self.wishes.append(wait_s)
 
     def stored(self, sha256: str) -> Path | None:
         blob = self.root / "blobs" / sha256

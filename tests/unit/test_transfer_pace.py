@@ -15,12 +15,14 @@ class Run:
         self.received = 0.0
         self.pace = Pace(most, self.now)
 
-    def go(self, seconds: float, rate: dict[int, float] | float, *, busy: bool = True) -> None:
+    def go(
+        self, seconds: float, rate: dict[int, float] | float, *, busy: bool = True, limit_bps: float | None = None
+    ) -> None:
         for _ in range(round(seconds * 10)):
             self.now += 0.1
             bps = rate if isinstance(rate, float) else rate[self.pace.connections]
             self.received += bps * 0.1
-            self.pace.observe(round(self.received), self.now, busy=busy)
+            self.pace.observe(round(self.received), self.now, busy=busy, limit_bps=limit_bps)
 
 
 LIMITED = {count: 20e6 * count for count in range(1, 33)}
@@ -105,3 +107,48 @@ def test_waits_double_up_to_the_longest() -> None:
 @pytest.mark.parametrize("failures", [1, 3])
 def test_waits_differ_so_that_connections_come_back_one_by_one(failures: int) -> None:
     assert len({Patience().wait_s(failures) for _ in range(10)}) > 5
+
+
+def test_nothing_is_tried_where_a_limit_decides() -> None:
+    run = Run()
+    run.go(5, 2e6, limit_bps=2e6)
+    assert run.pace.connections == 4
+
+
+def test_connections_are_tried_where_the_limit_is_far() -> None:
+    run = Run()
+    run.go(1.5, LIMITED, limit_bps=1e9)
+    assert run.pace.connections == 16
+    run.go(5, 2e6, limit_bps=2e6)
+    assert run.pace.connections == 16
+
+
+def test_a_limit_that_is_lifted_is_no_proof_that_connections_pay() -> None:
+    run = Run()
+    run.go(0.3, 2e6, limit_bps=4e6)
+    assert run.pace.connections == 8
+    run.pace.start_over(round(run.received), run.now)
+    run.go(0.3, 1e9)
+    assert run.pace.connections == 16, "it begins to look anew"
+    run.go(2, 1e9)
+    assert run.pace.connections == 8
+
+
+def test_the_longest_silence_counts() -> None:
+    pace = Run().pace
+    pace.hush(5.0)
+    pace.hush(3.0)
+    assert pace.rest_s(1.0, asks_hub=False) == 4.0
+    assert pace.is_resting(1.0, 30.0)
+    assert pace.rest_s(6.0, asks_hub=True) <= 0
+    assert not pace.is_resting(6.0, 30.0)
+
+
+def test_a_hub_that_grants_no_more_is_spared_and_its_storage_is_not() -> None:
+    pace = Run().pace
+    pace.spare(5.0)
+    assert pace.rest_s(1.0, asks_hub=True) == 4.0
+    assert pace.rest_s(1.0, asks_hub=False) <= 0
+    assert pace.is_resting(1.0, 30.0)
+    pace.spare(500.0)
+    assert not pace.is_resting(1.0, 30.0), "nobody waits so long"

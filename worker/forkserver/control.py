@@ -91,7 +91,10 @@ class ForkServer:
         nice: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> "Child":
-        """Fork a child that calls `module:function` with its channel. Raises ChildCrashed when none can be had."""
+        """Fork a child that calls `module:function` with its channel. Raises ChildCrashed when none can be had.
+
+        With `memory_bytes` the child finds no more memory once it has mapped so much beyond what it was born with.
+        """
         with _opened(log) as file:
             for _ in range(_TRIES):
                 order = Spawn(

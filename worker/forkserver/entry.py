@@ -74,7 +74,14 @@ def _limit(spawn: Spawn) -> None:
         score = Path("/proc/self/oom_score_adj")
         score.write_text(str(min(1000, int(score.read_text("ascii")) + _SACRIFICE)), "ascii")
     if spawn.memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (spawn.memory_bytes, spawn.memory_bytes))
+        most = _mapped_bytes() + spawn.memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _mapped_bytes() -> int:
+    """What this process has mapped of its own, in the kernel's reckoning for the limit."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
 def _work(target: str, channel: Channel) -> int:

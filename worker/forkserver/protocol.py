@@ -9,6 +9,7 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, tag="spawn"):
     token: int
     target: str
     memory_bytes: int | None
+    """How much more it may map than the preloaded libraries already take; None is no limit."""
     nice: int
     environment: dict[str, str]
 

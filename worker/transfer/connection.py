@@ -96,6 +96,8 @@ class Answer:
         self.url = url
         self.length = response.length
         """How long the body is, or None where the server does not say."""
+        self.rest_s = 0.0
+        """For how long the hub grants no further request, although it has granted this one."""
         self._connection = connection
         self._response = response
         self._left = response.length
@@ -154,9 +156,13 @@ class Connection:
 
         Raises Broken, or SourceUnsafe where a redirect leads to a place that it must not lead to.
         """
+        rest_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
             response = self._ask(url, Origin.of(home), headers)
             answer = Answer(self, response, url)
+            if Origin.of(url) == Origin.of(home):
+                rest_s = max([rest_s, *_spent(response.headers)])
+            answer.rest_s = rest_s
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return answer
@@ -245,7 +251,7 @@ def next_url(url: str, location: str) -> str:
 
 def wished_wait(headers: Mapping[str, str] | email.message.Message, now: Clock = utc_now) -> float | None:
     """How many seconds a server asks us to stay away, by `Retry-After` or by `RateLimit: "name";r=0;t=seconds`."""
-    waits = [float(found) for found in re.findall(r";\s*r=0\s*;\s*t=(\d+)", headers.get("RateLimit") or "")]
+    waits = _spent(headers)
     asked = (headers.get("Retry-After") or "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", asked):
         waits.append(float(asked))
@@ -254,6 +260,12 @@ def wished_wait(headers: Mapping[str, str] | email.message.Message, now: Clock =
         with suppress(TypeError, ValueError):
             waits.append((parsedate_to_datetime(asked) - now()).total_seconds())
     return min(max(0.0, *waits), _LONGEST_WAIT_S) if waits else None
+
+
+def _spent(headers: Mapping[str, str] | email.message.Message) -> list[float]:
+    """When each of the server's quotas of which nothing remains is filled again, in seconds from now."""
+    told = headers.get("RateLimit") or ""
+    return [min(float(found), _LONGEST_WAIT_S) for found in re.findall(r";\s*r=0\s*;\s*t=(\d+)", told)]
 
 
 def make_tls(ca_bundle: str | None = None) -> ssl.SSLContext:

@@ -1,8 +1,10 @@
 """One connection at work: it fetches the blocks it is given, and bears with a hub that fails, lies or says no."""
 
+import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.errors import (
@@ -17,8 +19,12 @@ from common.errors import (
 from worker.transfer.connection import Answer, Broken, Connection, Origin, wished_wait
 from worker.transfer.content import UNKNOWN_END, Block, Content
 from worker.transfer.pace import Pace, Patience
+from worker.transfer.throttle import Throttle
 
 BUFFER_BYTES = 1024 * 1024
+
+_APART_S = 0.3
+"""After a silence lines come back one by one, not as one."""
 
 Classify = Callable[[int, Mapping[str, str]], StageError | None]
 """What a hub means by a status and its headers (in lower case), where trying again is of no use.
@@ -40,16 +46,23 @@ class Trouble(Exception):
         """The server answered, but what it says cannot be true: a few tries tell enough."""
 
 
+class _Stopped(Exception):
+    """The transfer has ended meanwhile."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Terms:
     """What all lines of a transfer share."""
 
     patience: Patience
     pace: Pace
+    throttle: Throttle
     classify: Classify
     stop: threading.Event
     trouble: StageError | None = None
     """What went wrong last."""
+    refused_until: float = 0.0
+    """The hub has refused one of our requests, and wants none from anybody before this moment."""
 
 
 class Line:
@@ -61,6 +74,14 @@ class Line:
         self.block: Block | None = None
         self._terms = terms
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._idle_s = 0.0
+        self._idle_since: float | None = None
+
+    @property
+    def idle_s(self) -> float:
+        """For how long in all it has read nothing because it must not: there is a limit on the bandwidth."""
+        since = self._idle_since
+        return self._idle_s + (0.0 if since is None else time.monotonic() - since)
 
     def probe(self, content: Content) -> None:
         """Learn the size of a content and whether it can be fetched in ranges. Raises StageError."""
@@ -80,9 +101,10 @@ class Line:
         while wanted() and not self._terms.stop.is_set():
             received = self.received
             try:
-                self._keep_silence()
                 if pull():
                     return
+            except _Stopped:
+                return
             except Trouble as trouble:
                 failures = 1 if self.received - received >= self._terms.patience.worth_bytes else failures + 1
                 self._bear(trouble, failures)
@@ -96,16 +118,12 @@ class Line:
         if failures >= (patience.lies if trouble.lie else patience.tries):
             raise trouble.error
         wait_s = max(patience.wait_s(failures), trouble.wait_s or 0)
+        if isinstance(trouble.error, RateLimited):
+            terms.refused_until = max(terms.refused_until, time.monotonic() + wait_s)
+            terms.pace.hush(terms.refused_until)
         if wait_s > patience.longest_s:
             raise trouble.error
-        if isinstance(trouble.error, RateLimited):
-            terms.pace.silent_until = max(terms.pace.silent_until, time.monotonic() + wait_s)
         terms.stop.wait(wait_s)
-
-    def _keep_silence(self) -> None:
-        rest_s = self._terms.pace.silent_until - time.monotonic()
-        if rest_s > 0:
-            self._terms.stop.wait(rest_s)
 
     def _probe(self, content: Content) -> bool:
         answer = self._get(content, content.url, {"Range": "bytes=0-0"})
@@ -163,10 +181,31 @@ class Line:
             return answer
 
     def _get(self, content: Content, url: str, headers: Mapping[str, str]) -> Answer:
+        self._await_leave(content, asks_hub=Origin.of(url) == Origin.of(content.url))
         try:
-            return self.connection.get(url, content.url, headers)
+            answer = self.connection.get(url, content.url, headers)
         except Broken as broken:
             raise Trouble(HubUnavailable(f"{content}: {broken}")) from broken
+        now, pace = time.monotonic(), self._terms.pace
+        if answer.status == 429:
+            # At once: other lines may be waiting for this very answer, to ask anew.
+            pace.hush(now + (wished_wait(answer.headers) or self._terms.patience.first_s))
+        elif answer.rest_s and answer.status < 400:
+            pace.spare(now + answer.rest_s)
+        return answer
+
+    def _await_leave(self, content: Content, *, asks_hub: bool) -> None:
+        """Make no request while the hub wants none. It may say so again, and for longer, while we wait."""
+        pace, stop, longest_s = self._terms.pace, self._terms.stop, self._terms.patience.longest_s
+        while not stop.is_set():
+            now = time.monotonic()
+            rest_s = pace.rest_s(now, asks_hub=asks_hub)
+            if rest_s <= 0:
+                return
+            if asks_hub and pace.spent_until - now > longest_s:
+                raise RateLimited(f"{content}: the hub grants no request for a while", wait_s=pace.spent_until - now)
+            stop.wait(rest_s + random.uniform(0, _APART_S))  # noqa: S311 - no secret hangs on it
+        raise _Stopped
 
     def _judge(self, answer: Answer, content: Content) -> None:
         """Raise unless the reply carries bytes that can be true."""
@@ -205,7 +244,7 @@ class Line:
         content, part, stop = block.content, block.content.part, self._terms.stop
         position = self._first_offset(answer, block)
         while block.at < block.stop:
-            count = answer.read_into(self._buffer[: block.stop - position])
+            count = self._read(answer, block.stop - position)
             if stop.is_set():
                 return
             if count == 0:
@@ -219,6 +258,29 @@ class Line:
                 self.received += fresh
         if answer.length is None and answer.read_into(self._buffer[:1]):
             raise _lie(content, f"{content.size} bytes were expected, but more are sent")
+
+    def _read(self, answer: Answer, most: int) -> int:
+        """Read a piece of the body into the buffer, as soon as the limit on the bandwidth allows it."""
+        throttle = self._terms.throttle
+        if throttle.bytes_per_s is None:
+            return answer.read_into(self._buffer[:most])
+        with self._idle():
+            allowed = throttle.take(min(most, len(self._buffer)))
+        count = 0
+        try:
+            count = answer.read_into(self._buffer[:allowed])
+        finally:
+            throttle.give_back(allowed - count)
+        return count
+
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        since = self._idle_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._idle_since = None
+            self._idle_s += time.monotonic() - since
 
     def _first_offset(self, answer: Answer, block: Block) -> int:
         if answer.status == 200:

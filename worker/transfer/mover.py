@@ -17,6 +17,7 @@ from worker.transfer.connection import Connection, Credential, Network
 from worker.transfer.content import Block, Checksum, Content, advance
 from worker.transfer.line import Classify, Line, Terms
 from worker.transfer.pace import Pace, Patience
+from worker.transfer.throttle import Throttle
 from worker.transfer.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ _TICK_S = 0.1
 _REPORT_S = 0.25
 _JOURNAL_S = 0.5
 _AWAITED_S = 0.2
+_ALLOWANCE_S = 0.3
+_NEWS_S = 0.5
+"""A silence that ends so much later than the one known before is a new one."""
 _FAREWELL_S = 0.3
 """How long a transfer that ends early waits for its threads. They are woken, but a lookup of a name cannot be."""
 _HASH_BYTES = 64 * 1024 * 1024
@@ -43,8 +47,8 @@ def bring(
 ) -> None:
     """Bring all files into the workspace, verified. Safe to repeat: what has arrived once is not fetched again.
 
-    `attempt.checkpoint` and `attempt.progress` are called from this thread alone, `stored`, `store` and `link` from
-    others too. Raises StageError, or whatever `attempt.checkpoint` raises; what has arrived is kept then.
+    `attempt.stored`, `store` and `link` are called from other threads too, the rest of the attempt from this one alone.
+    Raises StageError, or whatever `attempt.checkpoint` raises; what has arrived is kept then.
     """
     check_distinct([check_file_path(file.path) for file in files])
     attempt.parts.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,10 @@ class _Mover:
         self._backlog = Backlog(files, attempt)
         self._pace = Pace(attempt.limits.connections, now)
         self._stop = threading.Event()
-        self._terms = Terms(patience=patience, pace=self._pace, classify=classify, stop=self._stop)
+        self._throttle = Throttle(self._stop)
+        self._terms = Terms(
+            patience=patience, pace=self._pace, throttle=self._throttle, classify=classify, stop=self._stop
+        )
         self._watch = Watch(patience, attempt.limits.stall_s, now)
         self._lines: list[Line] = []
         self._lines_lock = threading.Lock()
@@ -83,6 +90,8 @@ class _Mover:
         """There is something to coordinate."""
         self._failure: BaseException | None = None
         self._reported = Progress(phase=Phase.WAITING)
+        self._passed_on = 0.0
+        """Until when others have been told to ask the hub for nothing."""
         self._done_at: dict[str, float] = {}
 
     def run(self) -> None:
@@ -93,6 +102,7 @@ class _Mover:
             self._start(self._keep)
             while not self._backlog.is_done:
                 self._breathe()
+                self._agree()
                 self._staff()
                 self._look_after()
                 self._wake.wait(_TICK_S)
@@ -128,6 +138,24 @@ class _Mover:
             for content in self._backlog.opened():
                 content.save()
 
+    def _agree(self) -> None:
+        """Do as all workers together must: keep to our share of the bandwidth, and be silent when the hub wants it."""
+        now = time.monotonic()
+        refused_until = self._terms.refused_until
+        if refused_until > max(now, self._passed_on + _NEWS_S):
+            self._attempt.hub_asks_to_wait(refused_until - now)
+            self._passed_on = refused_until
+        if not self._is_due("allowance", _ALLOWANCE_S):
+            return
+        allowance = self._attempt.allowance()
+        if self._throttle.limit(allowance.bytes_per_s):
+            self._pace.start_over(self._received(), now)
+        silent_until = now + allowance.silent_s
+        if allowance.silent_s > 0 and silent_until > self._pace.silent_until + _NEWS_S:
+            self._pace.ease(now)
+        if allowance.silent_s > 0:
+            self._pace.hush(silent_until)
+
     def _staff(self) -> None:
         """Have as many lines as there is work for, within the pace."""
         if self._is_due("awaited", _AWAITED_S):
@@ -145,17 +173,25 @@ class _Mover:
         now = time.monotonic()
         with self._lines_lock:
             lines = list(self._lines)
-            received = self._gone_bytes + sum(line.received for line in lines)
-        self._pace.observe(received, now, busy=self._backlog.waiting_blocks > 0)
+        received = self._received()
+        resting = self._pace.is_resting(now, self._terms.patience.longest_s)
+        busy = self._backlog.waiting_blocks > 0 and not resting
+        self._pace.observe(received, now, busy=busy, limit_bps=self._throttle.bytes_per_s)
+        if resting:
+            self._watch.rest(now)
         for line in self._watch.sleepers(lines, received, now):
             log.info("transfer.line_reopened", extra={"received": line.received})
             line.connection.abort()
-        if not lines or now < self._pace.silent_until or self._watch.has_moved(received):
+        if not lines or resting or self._watch.has_moved(received):
             self._watch.moved(now)
             self._terms.trouble = None
         elif self._watch.has_stalled(now):
             stalled = TransferStalled(f"No byte has arrived for {self._attempt.limits.stall_s:.0f} s")
             raise self._terms.trouble or stalled
+
+    def _received(self) -> int:
+        with self._lines_lock:
+            return self._gone_bytes + sum(line.received for line in self._lines)
 
     def _report(self) -> None:
         contents = self._backlog.contents

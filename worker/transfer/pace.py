@@ -1,6 +1,7 @@
 """How hard a transfer pulls: how many connections it opens, and how long it waits after a failure."""
 
 import random
+import threading
 from dataclasses import dataclass
 
 _FIRST_CONNECTIONS = 4
@@ -10,6 +11,8 @@ _WORTH_IT = 1.2
 _SETTLED_S = 20.0
 _EASED_S = 10.0
 _EASE_ONCE_S = 1.0
+_AT_LIMIT = 0.85
+"""From here on it is the limit, and not the connections, that decides how fast a transfer is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,36 @@ class Pace:
         self._rests_until = now
         self._eased_at = now - _EASE_ONCE_S
         self.silent_until = now
-        """Nobody asks the hub for anything before this moment: it has said so."""
+        """Nobody asks for anything before this moment: the hub has said so, to us or to another worker."""
+        self.spent_until = now
+        """The hub itself grants no request before this moment. Where files are already known to be, they may be had."""
+        self._hushing = threading.Lock()
 
-    def observe(self, total_bytes: int, now: float, *, busy: bool) -> None:
+    def rest_s(self, now: float, *, asks_hub: bool) -> float:
+        """How long to wait before the next request; not above 0 when it may be made at once."""
+        return max(self.silent_until, self.spent_until if asks_hub else now) - now
+
+    def is_resting(self, now: float, longest_s: float) -> bool:
+        """Whether lines do nothing because they must not; for longer than this none waits for the hub's leave."""
+        return now < self.silent_until or now < self.spent_until <= now + longest_s
+
+    def hush(self, until: float) -> None:
+        """Make no request before this moment. The longest wish counts."""
+        with self._hushing:
+            self.silent_until = max(self.silent_until, until)
+
+    def spare(self, until: float) -> None:
+        """Ask the hub itself for nothing before this moment."""
+        with self._hushing:
+            self.spent_until = max(self.spent_until, until)
+
+    def start_over(self, total_bytes: int, now: float) -> None:
+        """The limit is another one: what was seen under the last one is of no use."""
+        self._since, self._bytes = now, total_bytes
+        self._before = None
+        self._doubted = False
+
+    def observe(self, total_bytes: int, now: float, *, busy: bool, limit_bps: float | None = None) -> None:
         """Look at what has arrived so far. `busy` says that there is work for every connection."""
         if not busy or now < self._rests_until:
             self._since, self._bytes = now, total_bytes
@@ -63,6 +93,10 @@ class Pace:
             return
         rate = (total_bytes - self._bytes) / elapsed
         self._since, self._bytes = now, total_bytes
+        if limit_bps is not None and rate >= _AT_LIMIT * limit_bps:
+            self._before = None
+            self._doubted = False
+            return
         self._judge(rate, now)
 
     def ease(self, now: float) -> None:

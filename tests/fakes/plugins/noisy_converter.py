@@ -15,7 +15,9 @@ from common.vocabulary import Format, ModelType, Phase, Precision
 
 
 class NoisyOptions(Spec, frozen=True):
-    """`mood`: quiet (write nothing), loud (5 MB on stderr, then fail), fatal (die), full (disk), slow, or good."""
+    """`mood`: quiet (write nothing), loud (5 MB on stderr, then fail), fatal (die), hungry (take much memory bit by bit),
+    greedy (take too much at once), full (disk), slow, or good.
+    """
 
     mood: str = "good"
     seconds: float = 0.0
@@ -46,8 +48,12 @@ class NoisyConverter:
             case "fatal":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "hungry":
-                hoard = bytearray(3_000_000_000)
-                hoard[::4096] = b"x" * len(hoard[::4096])
+                hoard = []
+                while True:
+                    hoard.append(b"x" * 20_000_000)
+                    time.sleep(0.02)
+            case "greedy":
+                bytearray(1 << 40)
             case "full":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             case _:

@@ -26,6 +26,7 @@ from common.plugins import Access, Attempt, Converter
 from common.spec import Progress, Target
 from common.vocabulary import ModelType, Phase, Precision
 from worker.converters.openvino.check import TOKENIZER, check_files, check_run, precision_of
+from worker.converters.openvino.compiling import steady_compiling
 from worker.converters.openvino.faults import option_errors, tool_errors
 from worker.converters.openvino.source import Judged, is_converted, judge
 from worker.serving import GRAPH_NAME, INDEX_NAME, graph, register
@@ -66,14 +67,14 @@ class OpenVINOConverter:
     def convert(self, model: Path, target: Target, options: OpenVINOOptions, attempt: Attempt) -> None:
         """Leave the converted model in `output` of the workspace. Safe to repeat.
 
-        Raises StageError: UnsupportedModel, RemoteCodeRefused, InvalidParameters, OutOfMemory, DiskFull,
-        ConversionFailed, OutputIncomplete, VerificationFailed; or JobCancelled.
+        Raises StageError: UnsupportedModel, RemoteCodeRefused, InvalidParameters, MemoryLimitExceeded, OutOfMemory,
+        DiskFull, ConversionFailed, OutputIncomplete, VerificationFailed; or JobCancelled.
         """
         made_elsewhere = is_converted(model)
         judged = None if made_elsewhere else judge(model, target.model_type, trusted=self._trusted)
         output = _empty(attempt.workspace / OUTPUT)
         recipe = options.resolved()
-        with _alone(_empty(attempt.workspace / _SCRATCH)):
+        with _alone(_empty(attempt.workspace / _SCRATCH)), steady_compiling():
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
             with tool_errors(attempt.workspace):

@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import resource
 import shutil
 import stat
 import sys
@@ -20,11 +19,11 @@ from common.errors import (
     DiskFull,
     InvalidParameters,
     JobCancelled,
-    OutOfMemory,
     StageError,
     UnsupportedModel,
     is_disk_full,
 )
+from worker.machine import left_to_map, no_memory
 
 _OPTION_ERRORS = (
     nncf.InvalidGroupSizeError,
@@ -74,7 +73,7 @@ def option_errors() -> Iterator[None]:
 def _explained(error: Exception, volume: Path, otherwise: type[StageError], start: int | None) -> StageError:
     causes = list(_chain(error))
     if any(_is_memory(cause) for cause in causes) or _is_close_to_limit():
-        return OutOfMemory(f"The conversion ran out of memory: {_one_line(error)}")
+        return no_memory(f"The conversion ran out of memory: {_one_line(error)}")
     if any(is_disk_full(cause) for cause in causes) or shutil.disk_usage(volume).free < _FULL_BELOW_BYTES:
         return DiskFull(f"The volume is full: {_one_line(error)}")
     for cause in causes:
@@ -104,12 +103,8 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _is_close_to_limit() -> bool:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return False
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = re.search(r"^VmPeak:\s+(\d+) kB", status, re.MULTILINE)
-    return peak is not None and limit - int(peak[1]) * 1024 < _CLOSE_BYTES
+    left = left_to_map()
+    return left is not None and left < _CLOSE_BYTES
 
 
 def _one_line(error: BaseException) -> str:
