@@ -19,8 +19,9 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Method, Receive, Sc
 from litestar.types.internal_types import PathParameterDefinition
 
 from api.problems import HANDLERS
-from api.routes import docs, health, jobs, models, plugins
-from api.usecases import Jobs, Readiness
+from api.routes import docs, health, jobs, limits, models, plugins
+from api.tickets import TicketSender
+from api.usecases import Jobs, Limits, Readiness
 from api.views import Places
 from common.artefacts.layout import Volume
 from common.broker import Broker
@@ -28,6 +29,7 @@ from common.catalog.registry import Catalog
 from common.settings import Settings
 from common.store.database import Database
 from common.store.jobs import JobStore
+from common.store.limits import LimitStore
 
 PREFIX = "/api/v1"
 """Every route answers with it and without it."""
@@ -44,7 +46,13 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     models.list_results,
     jobs.list_jobs,
     jobs.get_job,
+    jobs.list_attempts,
     jobs.cancel_job,
+    jobs.retry_job,
+    jobs.delete_job,
+    limits.list_limits,
+    limits.put_limit,
+    limits.remove_limit,
     plugins.list_plugins,
     docs.openapi_document,
     docs.docs_page,
@@ -58,13 +66,20 @@ def create_app(settings: Settings) -> Litestar:
     store = JobStore(database)
     broker = Broker(settings.redis_url)
     catalog = Catalog.installed(settings.enabled_plugins)
-    use_cases = Jobs(store=store, catalog=catalog, broker=broker, volume=Volume(settings.models_dir.absolute()))
+    tickets = TicketSender(broker)
+    use_cases = Jobs(store=store, catalog=catalog, tickets=tickets, volume=Volume(settings.models_dir.absolute()))
+    operator = Limits(store=LimitStore(database), catalog=catalog)
     readiness = Readiness(store=store, catalog=catalog, broker=broker, alive_within_s=_ALIVE_WITHIN_S)
     places = Places(models_dir=settings.models_dir.absolute(), model_path=settings.model_path)
     return Litestar(
-        route_handlers=[*ROUTES, Router(PREFIX, route_handlers=ROUTES, include_in_schema=False)],
+        # A router for both forms: it knows all methods of a path before the application wraps the handlers, once.
+        route_handlers=[
+            Router("/", route_handlers=ROUTES),
+            Router(PREFIX, route_handlers=ROUTES, include_in_schema=False),
+        ],
         dependencies={
             "jobs": Provide(lambda: use_cases, sync_to_thread=False),
+            "limits": Provide(lambda: operator, sync_to_thread=False),
             "readiness": Provide(lambda: readiness, sync_to_thread=False),
             "places": Provide(lambda: places, sync_to_thread=False),
         },
@@ -74,7 +89,7 @@ def create_app(settings: Settings) -> Litestar:
         openapi_config=_openapi(),
         logging_config=None,
         request_max_body_size=_MAX_BODY_BYTES,
-        on_shutdown=[database.dispose],
+        on_shutdown=[tickets.stop, database.dispose],
     )
 
 

@@ -1,20 +1,55 @@
-"""What a user can do: submit, look, cancel, and ask whether the service could run a job now."""
+"""What a user can do: submit, look, cancel, retry, forget, limit, and ask whether the service could run a job now."""
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from msgspec import structs
 
+from api.tickets import TicketSender
 from common.artefacts.layout import Volume
 from common.broker import Broker
 from common.catalog.registry import Catalog
-from common.errors import NoSuchJob, ServiceUnavailable
+from common.errors import InvalidSpec, NoSuchJob, NoSuchLimit, ServiceUnavailable
 from common.planning import Wish, plan, require_plugins
-from common.records import JobRecord
+from common.records import AttemptRecord, HubRecord, JobPage, JobRecord, KeyReservation, LimitRecord
 from common.store.jobs import JobStore
-from common.vocabulary import JobState, Pool
+from common.store.limits import LimitStore
+from common.vocabulary import JobState, LimitScope, Pool
 
-_MOST_TICKETS = 50
+log = logging.getLogger(__name__)
+
+TENANT = re.compile(r"[A-Za-z0-9._@:-]{1,64}")
+"""How a tenant may be called."""
+
+_SHOWN = 80
+
+
+class RequestKey(msgspec.Struct, frozen=True):
+    """An Idempotency-Key, and what tells the request that it stands on from others.
+
+    Keys belong to a tenant that has given its name. An address is no name: a client may come back from another one.
+    """
+
+    name: str
+    fingerprint: str
+    tenant: str = ""
+
+
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wants something, and under which key, if any."""
+
+    tenant: str = ""
+    key: RequestKey | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The jobs that a request has made, now or when it came for the first time."""
+
+    ids: list[str]
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,29 +58,51 @@ class Jobs:
 
     store: JobStore
     catalog: Catalog
-    broker: Broker
+    tickets: TicketSender
     volume: Volume
 
-    def submit(self, wishes: Sequence[Wish], download_path: str) -> list[JobRecord]:
+    def submit(self, wishes: Sequence[Wish], download_path: str, asker: Asker) -> Accepted:
         """Accept every wish, or none, to be published below `download_path`.
 
-        The jobs are durable when this returns. Raises PluginUnavailable, DestinationOutside,
-        DestinationInvalid, InvalidSpec or ServiceUnavailable; then nothing was stored.
+        The jobs are durable when this returns. Raises PluginUnavailable, DestinationOutside, DestinationInvalid,
+        InvalidSpec, KeyInFlight, KeyReused or ServiceUnavailable; then nothing was stored, and the key is free.
         """
-        for wish in wishes:
-            require_plugins(wish, self.catalog)
-        root = self.volume.destination(download_path)
-        specs = [plan(structs.replace(wish, root=root), self.catalog) for wish in wishes]
-        records = self.store.add(specs)
-        self._announce(len(records))
-        return records
+
+        def add(reservation: KeyReservation | None) -> list[str]:
+            for wish in wishes:
+                require_plugins(wish, self.catalog)
+            root = self.volume.destination(download_path)
+            specs = [plan(structs.replace(wish, root=root), self.catalog) for wish in wishes]
+            return self.store.add(specs, tenant=asker.tenant, key=reservation)
+
+        return self._once(asker, add)
+
+    def retry(self, job_id: str, asker: Asker) -> Accepted:
+        """Try a job that has ended badly again, as a new job.
+
+        Raises NoSuchJob, JobActive, NotRetryable, KeyInFlight, KeyReused or ServiceUnavailable.
+        """
+        _check_id(job_id)
+        return self._once(asker, lambda reservation: [self.store.retry(job_id, tenant=asker.tenant, key=reservation)])
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended. Raises NoSuchJob, JobActive or ServiceUnavailable."""
+        _check_id(job_id)
+        self.store.delete(job_id)
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        """Every attempt at a job's stages, oldest first. Raises NoSuchJob or ServiceUnavailable."""
+        _check_id(job_id)
+        return self.store.attempts(job_id)
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob or ServiceUnavailable."""
-        if not job_id.isprintable():
-            # Databases disagree on whether such a string may be asked for at all.
-            raise NoSuchJob(f"Job {job_id} not found")
+        _check_id(job_id)
         return self.store.job(job_id)
+
+    def page(self, *, after: int | None, limit: int, state: JobState | None, newest_first: bool) -> JobPage:
+        """Some jobs, and from where to go on; as cheap for any page of any table. Raises ServiceUnavailable."""
+        return self.store.page(after=after, limit=limit, state=state, newest_first=newest_first)
 
     def jobs(self, state: JobState | None = None, limit: int | None = None, offset: int = 0) -> list[JobRecord]:
         """Jobs, oldest first. Raises ServiceUnavailable."""
@@ -64,14 +121,95 @@ class Jobs:
 
     def cancel(self, job_id: str) -> JobRecord:
         """End a job now. Raises NoSuchJob, JobEnded, NotCancellable or ServiceUnavailable."""
-        return self.store.cancel(self.job(job_id).id)
+        _check_id(job_id)
+        return self.store.cancel(job_id)
 
-    def _announce(self, count: int) -> None:
-        # A ticket too few only costs delay: a worker that ends a stage looks for the next one, and so does the
-        # reconciler. So a queue that is away must not hold up the answer.
-        for _ in range(min(count, _MOST_TICKETS)):
-            if not self.broker.enqueue(Pool.DOWNLOAD):
-                return
+    def _once(self, asker: Asker, make: Callable[[KeyReservation | None], list[str]]) -> Accepted:
+        """Make jobs; under a key only for the first request that carries it."""
+        if asker.key is None:
+            ids = make(None)
+        else:
+            held = self.store.reserve(asker.key.tenant, asker.key.name, asker.key.fingerprint)
+            if isinstance(held, list):
+                return Accepted(held, replayed=True)
+            ids = self._kept(held, make)
+        self.tickets.announce(Pool.DOWNLOAD, len(ids))
+        return Accepted(ids)
+
+    def _kept(self, reservation: KeyReservation, make: Callable[[KeyReservation | None], list[str]]) -> list[str]:
+        try:
+            return make(reservation)
+        except BaseException:
+            self._abandon(reservation)
+            raise
+
+    def _abandon(self, reservation: KeyReservation) -> None:
+        try:
+            self.store.abandon(reservation)
+        except ServiceUnavailable:
+            # The reservation runs out by itself; the client shall hear why its request was refused.
+            log.warning("key.not_abandoned", extra={"tenant": reservation.tenant})
+
+
+def _check_id(job_id: str) -> None:
+    if not job_id.isprintable():
+        # Databases disagree on whether such a string may be asked for at all.
+        raise NoSuchJob(f"Job {job_id} not found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an operator sets while everything runs."""
+
+    store: LimitStore
+    catalog: Catalog
+
+    def limits(self) -> list[LimitRecord]:
+        """Every limit that is set. Raises ServiceUnavailable."""
+        return self.store.limits()
+
+    def hubs(self) -> list[HubRecord]:
+        """How the hubs fare with all workers together. Raises ServiceUnavailable."""
+        return self.store.hubs()
+
+    def put(self, limit: LimitRecord) -> LimitRecord:
+        """Set a limit, at once and for all machines. Raises InvalidSpec or ServiceUnavailable."""
+        self._check_name(limit)
+        _check_values(limit)
+        self.store.put(limit)
+        return limit
+
+    def remove(self, scope: LimitScope, name: str) -> None:
+        """Take a limit away. Raises NoSuchLimit or ServiceUnavailable."""
+        if not name.isprintable():
+            raise NoSuchLimit(f"No limit is set for {scope} {name[:_SHOWN]!r}")
+        self.store.remove(scope, name)
+
+    def _check_name(self, limit: LimitRecord) -> None:
+        if limit.scope is LimitScope.TENANT:
+            if not TENANT.fullmatch(limit.name):
+                raise InvalidSpec("A tenant's name is 1 to 64 letters, digits or characters of . _ @ : -")
+            return
+        known = sorted(self._names(limit.scope))
+        if limit.name not in known:
+            raise InvalidSpec(f"No limit of a {limit.scope} is named {limit.name[:_SHOWN]!r}. Use {', '.join(known)}.")
+
+    def _names(self, scope: LimitScope) -> Collection[str]:
+        match scope:
+            case LimitScope.HUB:
+                plugins = [*self.catalog.hubs.values(), *self.catalog.disabled_hubs.values()]
+                return {plugin.origin or plugin.name for plugin in plugins}
+            case LimitScope.POOL:
+                return [pool.value for pool in Pool]
+            case _:
+                return ["*"]
+
+
+def _check_values(limit: LimitRecord) -> None:
+    if limit.max_running is not None and limit.scope is LimitScope.SERVICE:
+        raise InvalidSpec("The service has no max_running of its own: limit its pools instead.")
+    if limit.bytes_per_s is not None and limit.scope not in {LimitScope.SERVICE, LimitScope.HUB}:
+        raise InvalidSpec(f"A {limit.scope} has no bytes_per_s: limit a hub or the service instead.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,15 @@ import msgspec
 from msgspec import UNSET, UnsetType, structs
 
 from api.wire import (
+    AttemptPage,
+    AttemptView,
     CancelView,
     CapabilityView,
     ConfigKeyView,
+    HubView,
     JobView,
+    LimitPage,
+    LimitView,
     PluginGroups,
     PluginPage,
     PluginView,
@@ -23,8 +28,9 @@ from api.wire import (
     TargetView,
 )
 from common.catalog.registry import PluginEntry
+from common.lifecycle import ENDED_JOBS
 from common.plugins import HubPlugin
-from common.records import JobRecord
+from common.records import AttemptRecord, HubRecord, JobRecord, LimitRecord
 from common.spec import JobSpec, Progress, Target
 from common.vocabulary import JobState, Operation, Phase, StageKind, StageState
 
@@ -64,9 +70,8 @@ class _Published(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] | UnsetType = UNSET
 
 
-def started(records: Iterable[JobRecord]) -> Started:
+def started(ids: list[str]) -> Started:
     """The answer to a submission, ids in the order of its models."""
-    ids = [record.id for record in records]
     return Started(message=f"Started processing {len(ids)} model(s)", job_ids=ids)
 
 
@@ -75,6 +80,7 @@ def job_view(record: JobRecord, places: Places) -> JobView:
     spec = record.spec
     failed = record.state is JobState.FAILED
     completed = record.state is JobState.COMPLETED
+    active = record.state not in ENDED_JOBS
     begun = _time(record.created_at)
     return JobView(
         id=record.id,
@@ -92,13 +98,19 @@ def job_view(record: JobRecord, places: Places) -> JobView:
         revision=spec.source.revision,
         config=spec.config,
         attempt=record.attempt,
+        priority=spec.priority,
+        tenant=record.tenant,
         progress=progress_view(record),
-        completion_time=UNSET if record.ended_at is None else _time(record.ended_at),
+        completion_time=_known_time(record.ended_at),
         error=_failure(record) if failed else UNSET,
         error_code=(record.error_code or "internal") if failed else UNSET,
         hint=(record.hint or UNSET) if failed else UNSET,
         path=_published(record).path if completed else UNSET,
         result=_result(record, places) if completed else UNSET,
+        retry_of=record.retry_of or UNSET,
+        retry_at=_known_time(record.retry_at) if active else UNSET,
+        last_error_code=(record.last_error_code or UNSET) if active else UNSET,
+        last_error=(record.last_error or UNSET) if active else UNSET,
     )
 
 
@@ -142,7 +154,7 @@ def result_line(record: JobRecord, places: Places) -> ResultLine:
         hub=record.spec.hub,
         operation_type=record.spec.operation,
         model_path=_output_dir(record.spec, places),
-        completion_time=UNSET if record.ended_at is None else _time(record.ended_at),
+        completion_time=_known_time(record.ended_at),
         is_ovms=record.spec.operation is Operation.CONVERT,
     )
 
@@ -150,6 +162,46 @@ def result_line(record: JobRecord, places: Places) -> ResultLine:
 def cancel_view(record: JobRecord) -> CancelView:
     """The answer to a cancel that was heard."""
     return CancelView(message=f"Job {record.id} has been cancelled", job_id=record.id, status=record.state)
+
+
+def attempt_page(attempts: Iterable[AttemptRecord]) -> AttemptPage:
+    """A job's history as clients see it."""
+    return AttemptPage(
+        attempts=[
+            AttemptView(
+                stage=attempt.stage,
+                number=attempt.number,
+                worker=attempt.worker,
+                began_at=_time(attempt.began_at),
+                ended_at=_known_time(attempt.ended_at),
+                outcome=attempt.outcome or UNSET,
+                error_code=attempt.error_code or UNSET,
+                error=attempt.error or UNSET,
+            )
+            for attempt in attempts
+        ]
+    )
+
+
+def limit_page(limits: Iterable[LimitRecord], hubs: Iterable[HubRecord]) -> LimitPage:
+    """The operator's limits, and the hubs that they are about."""
+    return LimitPage(
+        limits=[limit_view(limit) for limit in limits],
+        hubs=[
+            HubView(
+                name=hub.name,
+                running=hub.running,
+                resumes_at=_known_time(hub.resumes_at),
+                reason=hub.reason or UNSET,
+            )
+            for hub in hubs
+        ],
+    )
+
+
+def limit_view(limit: LimitRecord) -> LimitView:
+    """One limit."""
+    return LimitView(scope=limit.scope, name=limit.name, max_running=limit.max_running, bytes_per_s=limit.bytes_per_s)
 
 
 def plugin_page(entries: Iterable[PluginEntry]) -> PluginPage:
@@ -180,6 +232,10 @@ def readiness_view(missing: dict[str, str | None]) -> Readiness:
 def _time(moment: datetime) -> str:
     # Python before 3.11 cannot read a trailing Z, and clients of that age are in use.
     return moment.isoformat()
+
+
+def _known_time(moment: datetime | None) -> str | UnsetType:
+    return UNSET if moment is None else _time(moment)
 
 
 def _failure(record: JobRecord) -> str:

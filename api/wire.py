@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from common.vocabulary import JobState, ModelType, Operation, Phase, Precision
+from common.vocabulary import JobState, LimitScope, ModelType, Operation, Phase, Precision, Priority, StageKind
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +108,9 @@ class JobView(View, frozen=True):
     config: dict[str, object]
     attempt: int
     """How often the current stage has been begun."""
+    priority: Priority
+    tenant: str
+    """Who asked: the name that the request gave, or the client's address."""
     progress: ProgressView
     completion_time: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
@@ -117,13 +120,23 @@ class JobView(View, frozen=True):
     path: str | UnsetType = UNSET
     """Absolute, inside the container: the directory of the published model."""
     result: ResultView | UnsetType = UNSET
+    retry_of: str | UnsetType = UNSET
+    """The job that this one tries again."""
+    retry_at: str | UnsetType = UNSET
+    """When the next attempt may begin, after one that ended badly."""
+    last_error_code: str | UnsetType = UNSET
+    """Why the last attempt at the current stage ended badly; only while the job has not ended."""
+    last_error: str | UnsetType = UNSET
 
 
 class JobPage(View, frozen=True):
-    """Jobs, oldest first. `total` is there when a page or a state was asked for."""
+    """Jobs, oldest first unless asked for otherwise."""
 
     jobs: list[JobView]
     total: int | UnsetType = UNSET
+    """How many there are; only where `limit`, `offset` or `status` was given, and no cursor."""
+    next_cursor: str | UnsetType = UNSET
+    """Where the next page begins; absent on the last one."""
 
 
 class ResultLine(View, frozen=True):
@@ -151,6 +164,55 @@ class CancelView(View, frozen=True):
     message: str
     job_id: str
     status: JobState
+
+
+class AttemptView(View, frozen=True):
+    """One attempt at one of a job's stages. What only the end of the attempt tells is absent before."""
+
+    stage: StageKind
+    number: int
+    worker: str
+    began_at: str
+    ended_at: str | UnsetType = UNSET
+    outcome: str | UnsetType = UNSET
+    """`succeeded`, `retried`, `failed`, `cancelled` or `released`."""
+    error_code: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class AttemptPage(View, frozen=True):
+    """Every attempt at a job's stages, oldest first."""
+
+    attempts: list[AttemptView]
+
+
+class LimitView(View, frozen=True):
+    """A limit of the operator. Null is no limit."""
+
+    scope: LimitScope
+    name: str
+    max_running: int | None
+    """How many stages may run at once: of a hub its fetches, of a tenant or a pool everything."""
+    bytes_per_s: int | None
+    """How fast all transfers together may be: those of a hub, or of the whole service."""
+
+
+class HubView(View, frozen=True):
+    """How a hub fares with all workers together."""
+
+    name: str
+    running: int
+    """Fetches that run now."""
+    resumes_at: str | UnsetType = UNSET
+    """Until then no worker asks the hub for anything; absent while it may be asked."""
+    reason: str | UnsetType = UNSET
+
+
+class LimitPage(View, frozen=True):
+    """Every limit that is set, and the hubs as they are."""
+
+    limits: list[LimitView]
+    hubs: list[HubView]
 
 
 class CapabilityView(View, frozen=True):

@@ -37,6 +37,12 @@ class Web:
     def post(self, path: str, **more: Any) -> httpx.Response:
         return self.client.post(path, follow_redirects=False, **more)
 
+    def put(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.put(path, follow_redirects=False, **more)
+
+    def delete(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.delete(path, follow_redirects=False, **more)
+
     def submit(self, *models: dict[str, Any], download_path: str = "x") -> httpx.Response:
         return self.post("/models/download", params={"download_path": download_path}, json={"models": list(models)})
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from api.compat.decoding import Reader
 from common.errors import InvalidSpec
 from common.planning import Wish
-from common.vocabulary import ModelType, Precision
+from common.vocabulary import ModelType, Precision, Priority
 
 HUBS = (
     "huggingface",
@@ -142,6 +142,7 @@ class ModelRequest(BaseModel):
     type: Annotated[Kind | None, Field(description="What the model is for. A conversion needs it.")] = None
     is_ovms: Annotated[bool, Field(description="Convert to OpenVINO, ready for OpenVINO Model Server.")] = False
     revision: Annotated[str | None, Field(description="Branch, tag or commit; the hub's default if none.")] = None
+    priority: Annotated[Priority, Field(description="Which jobs go first.")] = Priority.NORMAL
     config: Config | None = None
     override_credentials: Annotated[
         dict[str, str | None] | None, Field(description="Not supported: anything but an empty object is refused.")
@@ -159,6 +160,7 @@ class ModelRequest(BaseModel):
             model_type=self.type,
             convert=self.is_ovms,
             revision=self.revision,
+            priority=self.priority,
             config={} if self.config is None else self.config.wanted(),
         )
 

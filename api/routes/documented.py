@@ -1,6 +1,6 @@
 """Puts pydantic models into the OpenAPI operations of the routes that read them by themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,13 +10,15 @@ from pydantic import BaseModel
 _DEFINITIONS = "#/$defs/"
 
 
-def reads(*, query: type[BaseModel] | None = None, body: type[BaseModel] | None = None) -> type[Operation]:
-    """The operation class of a route that reads these models."""
+def reads(
+    *, query: type[BaseModel] | None = None, body: type[BaseModel] | None = None, headers: Sequence[Parameter] = ()
+) -> type[Operation]:
+    """The operation class of a route that reads these models and headers."""
 
     @dataclass
     class ReadingOperation(Operation):
         def __post_init__(self) -> None:
-            self.parameters = [*(self.parameters or []), *(_parameters(query) if query else [])]
+            self.parameters = [*(self.parameters or []), *(_parameters(query) if query else []), *headers]
             self.request_body = _request_body(body) if body else None
 
     return ReadingOperation

@@ -1,14 +1,14 @@
 """Models: ask for some, and find what came of it."""
 
-from litestar import get, post
-from litestar.datastructures import Headers
+from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import QueryParams, RawBody
 from litestar.status_codes import HTTP_200_OK
 
 from api.compat.listing import ModelJobsQuery, read_model_name
 from api.compat.submission import ModelDownloadRequest, SubmitQuery, read_submission
-from api.problems import documented
+from api.problems import AnyRequest, documented
+from api.routes.asking import HEADERS, REPLAYED_HEADER, read_asker, replayed
 from api.routes.documented import reads
 from api.usecases import Jobs
 from api.views import Places, job_view, result_line, started
@@ -22,12 +22,18 @@ from common.vocabulary import JobState
     sync_to_thread=True,
     tags=["models"],
     summary="Ask for models",
-    operation_class=reads(query=SubmitQuery, body=ModelDownloadRequest),
-    responses=documented(400, 413, 422, 503),
+    operation_class=reads(query=SubmitQuery, body=ModelDownloadRequest, headers=HEADERS),
+    response_headers=[REPLAYED_HEADER],
+    responses=documented(400, 409, 413, 422, 503),
 )
-def download_models(query: QueryParams, headers: Headers, body: RawBody, jobs: NamedDependency[Jobs]) -> Started:
-    submission = read_submission(query.multi_items(), body, headers.get("content-type"), jobs.catalog.hubs)
-    return started(jobs.submit(submission.wishes, submission.download_path))
+def download_models(
+    request: AnyRequest, query: QueryParams, body: RawBody, jobs: NamedDependency[Jobs]
+) -> Response[Started]:
+    content_type = request.headers.get("content-type")
+    submission = read_submission(query.multi_items(), body, content_type, jobs.catalog.hubs)
+    asker = read_asker(request, "submit", submission.download_path, body)
+    accepted = jobs.submit(submission.wishes, submission.download_path, asker)
+    return Response(started(accepted.ids), headers=replayed(accepted))
 
 
 @get(

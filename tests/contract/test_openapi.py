@@ -19,7 +19,13 @@ ENDPOINTS = {
     ("get", "/models/results"),
     ("get", "/jobs"),
     ("get", "/jobs/{job_id}"),
+    ("delete", "/jobs/{job_id}"),
+    ("get", "/jobs/{job_id}/attempts"),
     ("post", "/jobs/{job_id}/cancel"),
+    ("post", "/jobs/{job_id}/retry"),
+    ("get", "/limits"),
+    ("put", "/limits/{limit_scope}/{name}"),
+    ("delete", "/limits/{limit_scope}/{name}"),
     ("get", "/plugins"),
 }
 URL = re.compile(rb"""(?:src|href)\s*=\s*["']([^"']*)["']""")
@@ -90,8 +96,11 @@ def walk(node: object, key: str) -> Iterator[Any]:
 
 def test_the_submission_is_documented_from_the_models_that_read_it(document: dict[str, Any]) -> None:
     submit = document["paths"]["/models/download"]["post"]
-    (parameter,) = submit["parameters"]
-    assert (parameter["name"], parameter["in"], parameter["required"]) == ("download_path", "query", True)
+    assert {(parameter["name"], parameter["in"], parameter["required"]) for parameter in submit["parameters"]} == {
+        ("download_path", "query", True),
+        ("Idempotency-Key", "header", False),
+        ("Modelferry-Tenant", "header", False),
+    }
     assert submit["requestBody"]["required"] is True
     body = submit["requestBody"]["content"]["application/json"]["schema"]
     model = body["properties"]["models"]["items"]
@@ -102,12 +111,14 @@ def test_the_submission_is_documented_from_the_models_that_read_it(document: dic
         "type",
         "is_ovms",
         "revision",
+        "priority",
         "config",
         "override_credentials",
         "validate_credentials",
         "target",
     }
-    assert set(submit["responses"]) == {"200", "400", "413", "422", "503"}
+    assert set(submit["responses"]) == {"200", "400", "409", "413", "422", "503"}
+    assert set(submit["responses"]["200"]["headers"]) == {"Idempotent-Replayed"}
 
 
 def test_documented_answers_are_the_ones_given(service: Web, document: dict[str, Any]) -> None:
@@ -132,11 +143,30 @@ def test_documented_answers_are_the_ones_given(service: Web, document: dict[str,
         ("post", "/jobs/{job_id}/cancel", f"/jobs/{job_id}/cancel", {}),
         ("post", "/jobs/{job_id}/cancel", f"/jobs/{job_id}/cancel", {}),
         ("post", "/jobs/{job_id}/cancel", "/jobs/none/cancel", {}),
+        ("get", "/jobs", "/jobs?cursor=&limit=1", {}),
+        ("get", "/jobs", "/jobs?cursor=x", {}),
+        ("get", "/jobs/{job_id}/attempts", f"/jobs/{job_id}/attempts", {}),
+        ("get", "/jobs/{job_id}/attempts", "/jobs/none/attempts", {}),
+        ("post", "/jobs/{job_id}/retry", f"/jobs/{job_id}/retry", {"headers": {"Idempotency-Key": "k"}}),
+        ("post", "/jobs/{job_id}/retry", f"/jobs/{job_id}/retry", {"headers": {"Idempotency-Key": ""}}),
+        ("post", "/jobs/{job_id}/retry", "/jobs/none/retry", {}),
+        ("post", "/jobs/{job_id}/retry", "/jobs/none/retry", {"headers": {"Idempotency-Key": "k"}}),
+        ("delete", "/jobs/{job_id}", f"/jobs/{job_id}", {}),
+        ("delete", "/jobs/{job_id}", f"/jobs/{job_id}", {}),
+        ("put", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {"json": {"max_running": 2}}),
+        ("put", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {"json": {"max_running": 0}}),
+        ("put", "/limits/{limit_scope}/{name}", "/limits/hub/nope", {"json": {"max_running": 1}}),
+        ("get", "/limits", "/limits", {}),
+        ("delete", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {}),
+        ("delete", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {}),
         ("get", "/plugins", "/plugins", {}),
     ]
     for method, path, url, sent in asked:
         answer = service.client.request(method, url, **sent)
         documented = document["paths"][path][method]["responses"][str(answer.status_code)]
+        if answer.status_code == 204:
+            assert (answer.content, "content" in documented) == (b"", False)
+            continue
         schema = documented["content"]["application/json"]["schema"]
         Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
 

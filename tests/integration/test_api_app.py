@@ -43,7 +43,7 @@ def test_case_3_an_unknown_path_is_not_found(service: Web, path: str) -> None:
 
 
 def test_case_3_a_wrong_method_is_not_allowed(service: Web) -> None:
-    answer = service.client.delete("/jobs/x")
+    answer = service.client.put("/jobs/x")
     assert (answer.status_code, answer.content) == (405, b'{"detail":"Method Not Allowed"}')
     assert "GET" in answer.headers["allow"]
     assert service.client.head("/health").status_code == 405

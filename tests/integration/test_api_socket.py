@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from api.client import Client, Refused, Unreachable, WantedModel
-from common.vocabulary import JobState, ModelType
+from common.vocabulary import JobState, LimitScope, ModelType, Priority
 from migrations.command import upgrade
 from tests.web import NOBODY
 
@@ -108,6 +108,61 @@ def test_the_client_passes_on_what_the_service_says(address: str) -> None:
 def test_the_client_says_when_nobody_answers() -> None:
     with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(Unreachable, match="No answer from"):
         client.health()
+
+
+def test_a_key_and_a_tenant_come_once(address: str) -> None:
+    body = {"models": [{"name": "org/twice", "hub": "huggingface"}]}
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        for name in ("Idempotency-Key", "Modelferry-Tenant"):
+            twice = [(name, "a"), (name.lower(), "b")]
+            answer = client.post("/models/download?download_path=x", json=body, headers=twice)
+            assert (answer.status_code, name in answer.json()["detail"]) == (400, True)
+        assert client.get("/models/jobs?model_name=org/twice").status_code == 404
+
+
+def test_the_client_starts_nothing_twice_and_cleans_up(address: str) -> None:
+    wanted = [WantedModel(name="org/once", hub="huggingface", priority=Priority.LOW)]
+    with Client(f"{address}/api/v1") as client:
+        for key in ("plain", r'with "quotes" and \ more'):
+            answers = [client.submit(wanted, "once", idempotency_key=key, tenant="anna") for _ in range(2)]
+            assert answers[0] == answers[1]
+        (job_id,) = client.submit(wanted, "once", idempotency_key="plain", tenant="anna").job_ids
+        job = client.job(job_id)
+        assert (job.priority, job.tenant) == (Priority.LOW, "anna")
+        with pytest.raises(Refused) as active:
+            client.delete(job_id)
+        assert active.value.status == 409
+        client.cancel(job_id)
+        assert client.attempts(job_id) == []
+        again = client.retry(job_id, idempotency_key="retry", tenant="anna")
+        assert (again.retry_of, again.tenant) == (job_id, "anna")
+        client.delete(job_id)
+        with pytest.raises(Refused) as unknown:
+            client.job(job_id)
+        assert unknown.value.status == 404
+
+
+def test_the_client_turns_pages(address: str) -> None:
+    wanted = [WantedModel(name=f"org/page-{number}", hub="huggingface") for number in range(5)]
+    with Client(address) as client:
+        ids = client.submit(wanted, "pages").job_ids
+        first = client.page(limit=2, newest_first=True)
+        assert isinstance(first.next_cursor, str)
+        second = client.page(first.next_cursor, limit=2, newest_first=True)
+        assert [job.id for job in (*first.jobs, *second.jobs)] == ids[:0:-1]
+        assert client.page(status=JobState.FAILED).jobs == []
+        with pytest.raises(Refused, match=r"query\.cursor: .*no cursor"):
+            client.page("garbage")
+
+
+def test_the_client_sets_limits(address: str) -> None:
+    with Client(address) as client:
+        limit = client.put_limit(LimitScope.SERVICE, "*", bytes_per_s=1000)
+        assert (limit.bytes_per_s, limit.max_running) == (1000, None)
+        assert client.limits().limits == [limit]
+        client.remove_limit(LimitScope.SERVICE, "*")
+        with pytest.raises(Refused, match="No limit is set"):
+            client.remove_limit(LimitScope.SERVICE, "*")
 
 
 def test_head_has_no_body_and_the_path_may_be_anything(address: str) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
-from api.views import Places, job_view, progress_view, readiness_view, result_line, started
+from api.views import Places, attempt_page, job_view, limit_page, progress_view, readiness_view, result_line, started
 from api.wire import JobView
-from common.records import JobRecord
+from common.records import AttemptRecord, HubRecord, JobRecord, LimitRecord
 from common.spec import JobSpec, Progress
-from common.vocabulary import JobState, Phase, Precision, StageKind, StageState
+from common.vocabulary import JobState, LimitScope, Phase, Precision, Priority, StageKind, StageState
 from tests.builders import a_conversion, a_download
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 5, UTC)
@@ -89,6 +90,61 @@ def test_case_31_a_failed_job_without_words_still_has_an_error() -> None:
 
 def test_an_error_of_another_stage_does_not_show_on_a_cancelled_job() -> None:
     assert "error" not in seen(a_record(state=JobState.CANCELED, error="x", error_code="y"))
+
+
+def test_a_job_says_who_asked_how_urgently_and_of_which_it_is_a_retry() -> None:
+    spec = structs.replace(a_download(), priority=Priority.HIGH)
+    job = seen(a_record(spec, tenant="anna", retry_of="j0"))
+    assert (job["tenant"], job["priority"], job["retry_of"]) == ("anna", "high", "j0")
+    assert "retry_of" not in seen(a_record())
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_what_went_wrong_before_is_told_only_of_a_job_that_goes_on(state: JobState) -> None:
+    tried: dict[str, Any] = {
+        "last_error_code": "hub_unavailable",
+        "last_error": "502",
+        "retry_at": AT + timedelta(seconds=9),
+    }
+    job = seen(a_record(state=state, retry_of="j0", **tried))
+    told = {name: job[name] for name in tried if name in job}
+    if state in {JobState.QUEUED, JobState.DOWNLOADING, JobState.CONVERTING}:
+        assert told == {
+            "last_error_code": "hub_unavailable",
+            "last_error": "502",
+            "retry_at": "2026-05-04T03:02:10.000005+00:00",
+        }
+        assert "error" not in job
+    else:
+        assert told == {}
+    assert job["retry_of"] == "j0"
+    assert not {"retry_at", "last_error_code", "last_error"} & set(seen(a_record(state=state)))
+
+
+def test_an_attempt_that_runs_has_no_end() -> None:
+    runs = AttemptRecord(stage=StageKind.FETCH, number=1, worker="w", began_at=AT)
+    ended = structs.replace(runs, ended_at=AT + timedelta(seconds=1), outcome="retried", error_code="c", error="e")
+    first, second = msgspec.to_builtins(attempt_page([runs, ended]))["attempts"]
+    assert first == {"stage": "fetch", "number": 1, "worker": "w", "began_at": "2026-05-04T03:02:01.000005+00:00"}
+    assert second == {
+        **first,
+        "ended_at": "2026-05-04T03:02:02.000005+00:00",
+        "outcome": "retried",
+        "error_code": "c",
+        "error": "e",
+    }
+
+
+def test_no_limit_is_null_and_an_open_hub_says_nothing() -> None:
+    limit = LimitRecord(scope=LimitScope.POOL, name="convert", max_running=1)
+    closed = HubRecord(name="b", running=2, resumes_at=AT, reason="rate_limited")
+    assert msgspec.to_builtins(limit_page([limit], [HubRecord(name="a"), closed])) == {
+        "limits": [{"scope": "pool", "name": "convert", "max_running": 1, "bytes_per_s": None}],
+        "hubs": [
+            {"name": "a", "running": 0},
+            {"name": "b", "running": 2, "resumes_at": "2026-05-04T03:02:01.000005+00:00", "reason": "rate_limited"},
+        ],
+    }
 
 
 def test_case_45_a_download_shows_the_directory_asked_for_and_its_hub_folder() -> None:
@@ -244,7 +300,7 @@ def test_an_empty_source_is_whole_at_once() -> None:
 
 
 def test_the_answer_to_a_submission_is_byte_for_byte_that_of_the_contract() -> None:
-    body = msgspec.json.encode(started([a_record()]))
+    body = msgspec.json.encode(started(["j1"]))
     assert body == b'{"message":"Started processing 1 model(s)","job_ids":["j1"],"status":"processing"}'
 
 
