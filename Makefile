@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test check fix lock bench clean
+.PHONY: help setup setup-dev demo run test check fix lock chaos bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -43,9 +43,15 @@ fix: setup-dev  ## Format the code and mend what ruff can mend
 lock: setup-dev  ## Pin the newest versions that pyproject.toml allows in constraints.txt
 	@$(BIN)/python -m scripts.lock
 
-bench: setup-dev  ## Measure transfer and conversion against other tools, on an idle machine
+# A failed run is repeated with the seed that it has printed first: make chaos SEED=7.
+chaos: setup-dev  ## Kill, freeze and cut everything at random while 2000 jobs run, on each database
+	$(PRIVATE_HOME) $(BIN)/python -m tests.chaos --jobs 2000 --faults 200 --database sqlite $(SEED:%=--seed %)
+	$(PRIVATE_HOME) $(BIN)/python -m tests.chaos --jobs 2000 --faults 200 --database postgres $(SEED:%=--seed %)
+
+bench: setup-dev  ## Measure transfer, conversion and queue against other tools, on an idle machine
 	$(PRIVATE_HOME) $(BIN)/python -m bench.transfer
 	$(PRIVATE_HOME) $(BIN)/python -m bench.convert
+	$(PRIVATE_HOME) $(BIN)/python -m bench.queue
 
 clean:  ## Remove caches and the demo's folder; .venv and ./models stay
 	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 import msgspec
 from sqlalchemy import Connection, Float, Row, Select, create_engine, event, make_url
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -142,7 +143,7 @@ class Database:
 def _reported() -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
+    except (DBAPIError, PoolTimeout) as error:
         # A statement that is wrong is our fault and must stay visible; a database that is away is not.
         if isinstance(error, DBAPIError) and not _is_outage(error):
             raise
@@ -194,7 +195,8 @@ def _begin_immediate(connection: Connection) -> None:
     durable = connection.get_execution_options().get("durable", True)
     driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-    driver.execute("BEGIN IMMEDIATE")
+    # Through SQLAlchemy: that the database is locked must be reported as any other outage is.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _begin_deferred(connection: Connection) -> None:

@@ -38,6 +38,8 @@ class Retention:
             return ids
         newest_first = select(JobRow.ended_at).where(ended).order_by(JobRow.ended_at.desc())
         last_kept = connection.execute(newest_first.offset(self._keep_jobs - 1).limit(1)).scalar()
+        if last_kept is None:
+            return []
         return self._batch(connection, select(JobRow.id).where(ended, JobRow.ended_at < last_kept))
 
     def _batch(self, connection: Connection, query: Select[str]) -> list[str]:

@@ -235,7 +235,11 @@ class StageStore:
         counter = "crashes" if retry.crashed else "failures"
         count = getattr(stage, counter)
         counted = {} if self._is_obedient(stage, retry) else {counter: count + 1}
-        wait_s = 2.0 * count if retry.crashed else max(self._retry.backoff_s(count), retry.wait_s or 0.0)
+        wait_s = (
+            min(2.0 * count, self._retry.cap_s)
+            if retry.crashed
+            else max(self._retry.backoff_s(count), retry.wait_s or 0.0)
+        )
         _requeue(connection, stage, wait_s=wait_s, last_code=retry.code, last_error=detail, **counted)
         record(
             connection,
