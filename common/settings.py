@@ -172,6 +172,10 @@ def _check(settings: Settings) -> None:
     if settings.lease_s <= 2 * settings.heartbeat_s:
         msg = f"{_variable('lease_s')} must be more than twice {_variable('heartbeat_s')}"
         raise SettingsError(msg)
+    if settings.lease_s <= 4 * settings.reconcile_s + settings.heartbeat_s:
+        # The reconciler must notice an outage before it lasts as long as a lease.
+        msg = f"{_variable('lease_s')} must be more than four times {_variable('reconcile_s')}"
+        raise SettingsError(msg)
     for field in ("spare_mb", "convert_memory_mb", "memory_budget_mb", "keep_jobs_days", "keep_jobs"):
         if getattr(settings, field) < 0:
             msg = f"{_variable(field)} must not be negative"

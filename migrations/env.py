@@ -14,7 +14,7 @@ _LOCK = 7_402_116_311
 def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or read_settings().store_url
     database = Database(url)
-    with database.write() as connection:
+    with database.rebuild() as connection:
         if not database.is_sqlite:
             connection.execute(text("SET LOCAL lock_timeout = '30s'"))
             connection.execute(text("SET LOCAL statement_timeout = '10min'"))

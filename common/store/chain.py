@@ -77,6 +77,9 @@ _END_JOB = (
 )
 
 
+Event = dict[str, object]
+
+
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
     """The stage that a job has been put on."""
 
@@ -98,12 +101,12 @@ def event(
     attempt: int | None = None,
     code: str | None = None,
     note: str | None = None,
-) -> dict[str, object]:
+) -> Event:
     """A line of the history of a job or a stage, for `record`."""
     return {"event": name, "job_id": job_id, "stage_id": stage_id, "attempt": attempt, "code": code, "note": note}
 
 
-def record(connection: Connection, *events: dict[str, object]) -> None:
+def record(connection: Connection, *events: Event) -> None:
     """Append to the history."""
     if events:
         connection.execute(_EVENT, list(events))
@@ -148,14 +151,13 @@ def jobs_on(connection: Connection, stage_id: str) -> Sequence[AnyRow]:
 
 def advance(
     connection: Connection, job: AnyRow, *, artefact: str, source_bytes: int, result: dict[str, object]
-) -> Pool | None:
-    """Put a job on its next stage, or complete it. Returns the pool that has got work."""
+) -> Pool | list[Event]:
+    """Put a job on its next stage, or complete it. Returns the pool that has got work, or the events of its end."""
     spec = msgspec.convert(job.spec, JobSpec)
     position = job.position + 1
     chain = stages(spec)
     if position == len(chain):
-        end_job(connection, job.id, JobState.COMPLETED, result=result)
-        return None
+        return end_job(connection, job.id, JobState.COMPLETED, result=result)
     asker = Asker(tenant=job.tenant, priority=spec.priority)
     joined = join_stage(connection, chain[position], asker, artefact=artefact, source_bytes=source_bytes)
     link(connection, job.id, position, joined)
@@ -188,8 +190,8 @@ def end_job(
     code: str | None = None,
     detail: str | None = None,
     hint: str | None = None,
-) -> None:
-    """Give a job its last state. A job that has ended stays as it is."""
+) -> list[Event]:
+    """Give a job its last state; a job that has ended stays as it is. Returns what is to be recorded."""
     ended = connection.execute(
         _END_JOB,
         {
@@ -197,8 +199,7 @@ def end_job(
             "the_code": code, "the_error": detail, "the_hint": hint,
         },
     )  # fmt: skip
-    if ended.rowcount:
-        record(connection, event(f"job.{state}", job_id=job_id, code=code))
+    return [event(f"job.{state}", job_id=job_id, code=code)] if ended.rowcount else []
 
 
 def wanted_by_others(connection: Connection, stage_id: str, job_id: str) -> bool:

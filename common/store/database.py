@@ -104,6 +104,27 @@ class Database:
         with _reported(), self._reading.begin() as connection:
             yield connection
 
+    @contextmanager
+    def rebuild(self) -> Iterator[Connection]:
+        """A `write` in which tables may be made anew. SQLite looks at the references between them only at its end."""
+        with self._writing.connect() as connection:
+            if not self.is_sqlite:
+                with connection.begin():
+                    yield connection
+                return
+            driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+            # Within a transaction this would have no effect.
+            driver.execute("PRAGMA foreign_keys=OFF")
+            try:
+                with connection.begin():
+                    yield connection
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                    if broken:
+                        msg = f"{len(broken)} rows refer to rows that do not exist, such as {tuple(broken[0])}"
+                        raise ValueError(msg)
+            finally:
+                driver.execute("PRAGMA foreign_keys=ON")
+
     def dispose(self) -> None:
         """Close every connection."""
         self._writing.dispose()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select, text, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import aliased
 
 from common.errors import JobActive, JobEnded, NoSuchJob, NotCancellable, NotRetryable, ServiceUnavailable
@@ -22,6 +22,8 @@ from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, Work
 from common.store.turns import Asker
 from common.vocabulary import JobState, Pool, StageKind, StageState
 
+_SUBMIT_LOCK = 7_402_116_313
+"""Any number that nobody else uses, as the advisory locks of Postgres are named."""
 _NEW_JOB = insert(JobRow).values(created_at=Now())
 
 
@@ -94,14 +96,14 @@ class JobStore:
         after: int | None = None,
         limit: int,
         state: JobState | None = None,
-        model_name: str | None = None,
         newest_first: bool = False,
     ) -> JobPage:
         """A page of jobs, at a cost that does not grow with their number. `after` is the `next` of the page before."""
-        query = _filtered(_JOBS, state, model_name)
-        if after is not None:
-            query = query.where(JobRow.seq < after if newest_first else JobRow.seq > after)
-        query = query.order_by(JobRow.seq.desc() if newest_first else JobRow.seq).limit(limit + 1)
+        # A range of one index, spelt out: left to itself, Postgres may walk through all jobs to find those of a state.
+        key = [JobRow.seq] if state is None else [JobRow.state, JobRow.seq]
+        low, high = (_FIRST, after or _LAST) if newest_first else (after or _FIRST, _LAST)
+        query = _JOBS.where(tuple_(*key) > _place(state, low), tuple_(*key) < _place(state, high))
+        query = query.order_by(*[column.desc() if newest_first else column for column in key]).limit(limit + 1)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         shown = rows[:limit]
@@ -139,22 +141,27 @@ class JobStore:
             running = stage.state == StageState.RUNNING
             if alone and running and stage.kind == StageKind.PUBLISH:
                 raise NotCancellable(f"Job {job_id} could not be cancelled")
-            end_job(connection, job_id, JobState.CANCELED)
+            record(connection, *end_job(connection, job_id, JobState.CANCELED))
             if alone:
                 _cancel_stage(connection, stage.id, running=running)
         return self.job(job_id)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended; its model stays. Raises NoSuchJob, or JobActive."""
-        with self._database.write() as connection:
+
+        def delete(connection: Connection) -> None:
             job, _ = _lock(connection, job_id)
             if JobState(job.state) not in ENDED_JOBS:
                 raise JobActive(f"Job {job_id} has not ended: cancel it first")
             forget(connection, [job_id])
 
+        self._database.write_again(delete)
+
     def workers(self, seen_within_s: float) -> list[WorkerRecord]:
         """The workers that have shown a sign of life lately."""
-        query = select(WorkerRow).where(WorkerRow.seen_at >= Now() - seen_within_s).order_by(WorkerRow.owner)
+        # One that was seen in the future was seen before the clock was put back.
+        lately = WorkerRow.seen_at.between(Now() - seen_within_s, Now() + seen_within_s)
+        query = select(WorkerRow).where(lately).order_by(WorkerRow.owner)
         with self._database.read() as connection:
             return [_worker(row) for row in connection.execute(query)]
 
@@ -167,6 +174,9 @@ class JobStore:
         retry_of: str | None = None,
     ) -> list[str]:
         def store(connection: Connection) -> None:
+            if len(specs) > 1 and not self._database.is_sqlite:
+                # Two requests that name the same models in another order would wait for each other.
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_SUBMIT_LOCK})"))
             for job_id, spec in zip(ids, specs, strict=True):
                 _insert_job(connection, job_id, spec, tenant, retry_of)
             if key is not None:
@@ -257,6 +267,14 @@ def _select_jobs() -> AnySelect:
 
 _JOBS = _select_jobs()
 _ONE = _JOBS.where(JobRow.id == bindparam("the_job"))
+
+
+_FIRST, _LAST = 0, 2**63 - 1
+
+
+def _place(state: JobState | None, seq: int) -> Any:
+    last = literal(seq, BigInteger)
+    return tuple_(last) if state is None else tuple_(literal(state.value), last)
 
 
 def _filtered(query: AnySelect, state: JobState | None, model_name: str | None) -> AnySelect:

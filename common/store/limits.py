@@ -84,7 +84,9 @@ class LimitStore:
 def close(connection: Connection, hub: str, wait_s: Callable[[int], float], reason: str) -> None:
     """Close a hub for `wait_s(strikes)` seconds; `strikes` counts how often that happened in a row before."""
     known = connection.execute(
-        select(HubRow.strikes, (HubRow.resume_at - Now()).label("left_s")).where(HubRow.name == hub).with_for_update()
+        select(HubRow.strikes, (HubRow.resume_at - Now()).label("left_s"), _is_closed().label("closed"))
+        .where(HubRow.name == hub)
+        .with_for_update()
     ).one_or_none()
     if known is None:
         make = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(HubRow)
@@ -94,11 +96,10 @@ def close(connection: Connection, hub: str, wait_s: Callable[[int], float], reas
             .on_conflict_do_nothing()
         )  # fmt: skip
         return
-    still_closed = known.left_s > 0
     # Whoever was on the way when the hub closed hears the same: that is no further strike.
-    wait = wait_s(known.strikes - 1 if still_closed else known.strikes)
-    if wait > known.left_s:
-        strikes = known.strikes if still_closed else known.strikes + 1
+    wait = wait_s(known.strikes - 1 if known.closed else known.strikes)
+    if not known.closed or wait > known.left_s:
+        strikes = known.strikes if known.closed else known.strikes + 1
         changes = {"resume_at": Now() + wait, "wait_s": wait, "strikes": min(strikes, 100), "reason": reason}
         connection.execute(update(HubRow).where(HubRow.name == hub).values(**changes))
 
@@ -106,9 +107,6 @@ def close(connection: Connection, hub: str, wait_s: Callable[[int], float], reas
 def reopen(connection: Connection, hub: str) -> None:
     """A fetch from this hub has succeeded: its strikes are forgotten."""
     connection.execute(_REOPEN, {"hub": hub})
-
-
-_REOPEN = delete(HubRow).where(HubRow.name == bindparam("hub"), HubRow.resume_at <= Now())
 
 
 def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
@@ -134,6 +132,9 @@ def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
 
 def _is_closed() -> ColumnElement[bool]:
     return (HubRow.resume_at > Now()) & (HubRow.resume_at <= Now() + HubRow.wait_s + _SLACK_S)
+
+
+_REOPEN = delete(HubRow).where(HubRow.name == bindparam("hub"), ~_is_closed())
 
 
 def _closed(connection: Connection) -> list[AnyRow]:

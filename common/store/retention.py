@@ -24,10 +24,12 @@ class Retention:
 
     def prune(self) -> int:
         """Forget one batch of jobs. Returns how many; 0 means that all is done. Raises ServiceUnavailable."""
-        with self._database.write() as connection:
-            keys.forget_old(connection)
-            ids = self._old(connection)
-            forget(connection, ids)
+        return self._database.write_again(self._prune)
+
+    def _prune(self, connection: Connection) -> int:
+        keys.forget_old(connection)
+        ids = self._old(connection)
+        forget(connection, ids)
         return len(ids)
 
     def _old(self, connection: Connection) -> list[str]:
@@ -50,8 +52,10 @@ def forget(connection: Connection, job_ids: Sequence[str]) -> None:
     """Delete jobs that have ended, their history, and the ended stages that no other job shares."""
     if not job_ids:
         return
-    shared = select(JobStageRow.stage_id).where(JobStageRow.job_id.in_(job_ids)).distinct()
-    stage_ids = list(connection.execute(shared).scalars())
+    theirs = select(JobStageRow.stage_id).where(JobStageRow.job_id.in_(job_ids))
+    # Locked before their jobs let go of them: of two who do so at one moment, one must see that nobody is left.
+    locked = select(StageRow.id).where(StageRow.id.in_(theirs)).order_by(StageRow.id).with_for_update()
+    stage_ids = list(connection.execute(locked).scalars())
     connection.execute(delete(JobEventRow).where(JobEventRow.job_id.in_(job_ids)))
     connection.execute(delete(JobStageRow).where(JobStageRow.job_id.in_(job_ids)))
     connection.execute(delete(JobRow).where(JobRow.id.in_(job_ids)))

@@ -30,7 +30,7 @@ _WINDOW = 50
 _OBEDIENCE_S = 6 * 3600.0
 """For so long a hub may say when to come back without that counting as a failure."""
 _CLAIM_LOCK = 7_402_116_312
-"""Any number that nobody else uses, as the advisory locks of Postgres are named; one more for each pool."""
+"""Any number that nobody else uses, as the advisory locks of Postgres are named. One for all: limits span pools."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +177,7 @@ class StageStore:
         if not self._database.is_sqlite:
             # On SQLite nobody else writes during this transaction; here, whoever counts what runs must be alone too.
             by_count = "WHERE EXISTS (SELECT 1 FROM limits WHERE max_running IS NOT NULL)" if room is None else ""
-            number = _CLAIM_LOCK + list(Pool).index(pool)
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({number}) {by_count}"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_CLAIM_LOCK}) {by_count}"))
         if room is None:
             return connection.execute(_CLAIM_FIRST[pool], taken).one_or_none()
         chosen = _first_that_fits(connection, pool, room)
@@ -348,33 +347,39 @@ def _held(claim: Claim) -> dict[str, object]:
 
 def _advance(connection: Connection, stage: AnyRow, outcome: Succeeded) -> frozenset[Pool]:
     """A stage has succeeded: each of its jobs gets on."""
-    record(connection, event("stage.succeeded", stage_id=stage.id, attempt=stage.attempt, note=outcome.artefact))
     if stage.hub:
         limits.reopen(connection, stage.hub)
-    pools = {
-        advance(connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result)
-        for job in jobs_on(connection, stage.id)
-    }
-    return frozenset(pool for pool in pools if pool is not None)
+    events = [event("stage.succeeded", stage_id=stage.id, attempt=stage.attempt, note=outcome.artefact)]
+    pools = set()
+    for job in jobs_on(connection, stage.id):
+        following = advance(
+            connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result
+        )
+        if isinstance(following, Pool):
+            pools.add(following)
+        else:
+            events += following
+    record(connection, *events)
+    return frozenset(pools)
 
 
 def _fail(connection: Connection, stage: AnyRow, outcome: Failed) -> frozenset[Pool]:
     detail, hint = redact(outcome.detail), redact(outcome.hint)
     _end_stage(connection, stage.id, StageState.FAILED, error_code=outcome.code, error=detail, hint=hint)
-    record(
-        connection,
-        event("stage.failed", stage_id=stage.id, attempt=stage.attempt, code=outcome.code, note=detail[:_NOTE_CHARS]),
-    )
+    note = detail[:_NOTE_CHARS]
+    events = [event("stage.failed", stage_id=stage.id, attempt=stage.attempt, code=outcome.code, note=note)]
     for job in jobs_on(connection, stage.id):
-        end_job(connection, job.id, JobState.FAILED, code=outcome.code, detail=detail, hint=hint)
+        events += end_job(connection, job.id, JobState.FAILED, code=outcome.code, detail=detail, hint=hint)
+    record(connection, *events)
     return frozenset()
 
 
 def _cancel(connection: Connection, stage: AnyRow) -> frozenset[Pool]:
     _end_stage(connection, stage.id, StageState.CANCELED)
-    record(connection, event("stage.cancelled", stage_id=stage.id, attempt=stage.attempt))
+    events = [event("stage.cancelled", stage_id=stage.id, attempt=stage.attempt)]
     for job in jobs_on(connection, stage.id):
-        end_job(connection, job.id, JobState.CANCELED)
+        events += end_job(connection, job.id, JobState.CANCELED)
+    record(connection, *events)
     # The jobs that wanted it may have been deleted while it was being stopped.
     forget_stages(connection, [stage.id])
     return frozenset()

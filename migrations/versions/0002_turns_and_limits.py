@@ -85,6 +85,7 @@ def _stages() -> None:
     )
     hub = sa.case((stages.c.kind == "fetch", stages.c.work[("source", "hub")].as_string()), else_="")
     op.execute(stages.update().values(hub=hub, tenant="", rank=_NORMAL, memory_bytes=0))
+    op.execute("UPDATE stages SET not_before = NULL WHERE failures = 0 AND crashes = 0")
     with op.batch_alter_table("stages") as batch_op:
         for name, kind in (("hub", sa.Text()), ("tenant", sa.Text()), ("rank", sa.BigInteger())):
             batch_op.alter_column(name, existing_type=kind, nullable=False)
