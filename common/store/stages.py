@@ -76,8 +76,8 @@ class StageStore:
         self._give_up = update(StageRow).where(*fence).values(**_NO_LEASE).returning(*_SETTLED)
 
     def now(self) -> float:
-        """The database's clock."""
-        with self._database.read() as connection:
+        """The database's clock. Asked as a writer asks: SQLite answers readers while nobody can prolong a lease."""
+        with self._database.note() as connection:
             return float(connection.execute(select(Now())).scalar_one())
 
     def claim(self, pool: Pool, owner: str, room: MemoryRoom | None = None) -> Claim | None:
