@@ -44,6 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mf-bench-", dir=options.folder) as name:
         report = _measure(Path(name), size, parts, databases)
     if not (options.quick or options.only or options.on):
+        RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(_headline(report)))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.catalog.openvino import OPENVINO, OpenVINOOptions, normalise
 from common.errors import JobCancelled, StageError
-from common.plugins import Access, Converter, TransferLimits
+from common.plugins import Access, Allowance, Converter, TransferLimits
 from common.spec import Progress, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 
@@ -68,6 +68,12 @@ class RecordingAttempt:
     @property
     def limits(self) -> TransferLimits:
         return TransferLimits()
+
+    def allowance(self) -> Allowance:
+        return Allowance()
+
+    def hub_asks_to_wait(self, wait_s: float) -> None:
+        raise AssertionError(wait_s)
 
     def stored(self, sha256: str) -> Path | None:
         raise AssertionError(sha256)

@@ -1,8 +1,6 @@
 """What may be done with a job that has ended, or that does not end well: retry, forget, read its attempts."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,23 +8,10 @@ import pytest
 from common.outcome import Failed, Retry, Succeeded
 from common.store.database import Database
 from common.store.stages import RetryPolicy, StageStore
-from tests.web import OWNER, Web, web
+from tests.web import OWNER, Web
 
 A_MODEL: dict[str, Any] = {"name": "org/model", "hub": "huggingface"}
 FAILED = Failed(code="source_gated", detail="Gated.", hint="Set HF_TOKEN.")
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Web]:
-    """For what the database has no part in."""
-    with web(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def service(tmp_path: Path, database_url: str) -> Iterator[Web]:
-    with web(tmp_path, database_url=database_url) as running:
-        yield running
 
 
 @pytest.mark.parametrize("prefix", ["", "/api/v1"])

@@ -1,8 +1,6 @@
 """Limits, tenants and priorities over HTTP."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,22 +8,9 @@ import pytest
 from common.store.database import Database
 from common.store.limits import LimitStore
 from common.vocabulary import Pool
-from tests.web import OWNER, Web, web
+from tests.web import OWNER, Web
 
 A_MODEL: dict[str, Any] = {"name": "org/model", "hub": "huggingface"}
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Web]:
-    """For what the database has no part in."""
-    with web(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def service(tmp_path: Path, database_url: str) -> Iterator[Web]:
-    with web(tmp_path, database_url=database_url) as running:
-        yield running
 
 
 def test_limits_are_set_changed_and_taken_away(service: Web) -> None:

@@ -1,9 +1,7 @@
 """Idempotency-Key: a request that is sent again starts nothing anew, and gets the first answer."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,23 +12,10 @@ from api.routes.asking import fingerprint
 from common.outcome import Failed
 from common.store.database import Database
 from common.store.jobs import JobStore
-from tests.web import Web, web
+from tests.web import Web
 
 A_MODEL: dict[str, Any] = {"name": "org/model", "hub": "huggingface"}
 REPLAYED = "idempotent-replayed"
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Web]:
-    """For what the database has no part in."""
-    with web(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def service(tmp_path: Path, database_url: str) -> Iterator[Web]:
-    with web(tmp_path, database_url=database_url) as running:
-        yield running
 
 
 def asked(

@@ -3,27 +3,13 @@
 import base64
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.web import Web, web
+from tests.web import Web
 
 A_MODEL: dict[str, Any] = {"name": "org/model", "hub": "huggingface"}
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Web]:
-    """For what the database has no part in."""
-    with web(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def service(tmp_path: Path, database_url: str) -> Iterator[Web]:
-    with web(tmp_path, database_url=database_url) as running:
-        yield running
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import ConversionFailed
 from common.plugins import Access, Attempt, Converter, ConverterPlugin
-from common.spec import Progress, Spec, Target
+from common.spec import MemoryRule, Progress, Spec, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 
 
@@ -88,6 +88,7 @@ NOISY = ConverterPlugin(
     model_types=frozenset({ModelType.LLM}),
     precisions=frozenset(Precision),
     implementation="noisy_converter:NoisyConverter",
+    memory=MemoryRule(base_bytes=200_000_000, per_byte=1.0),
 )
 
 _contract: type[Converter[NoisyOptions]] = NoisyConverter
