@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test check fix lock chaos bench clean
+.PHONY: help setup setup-dev demo run test lint check fix lock chaos bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -26,12 +26,14 @@ run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
 test: setup-dev  ## Run all tests
 	$(PRIVATE_HOME) $(BIN)/python -m pytest
 
-check: setup-dev  ## Run the quick checks: format, lint, types, layers, unit and contract tests, migrations
+lint: setup-dev  ## Look at the code without running it: format, lint, types, layers, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PRIVATE_HOME) $(BIN)/python -m scripts.check_migrations
+
+check: lint  ## Run the quick checks: lint, unit and contract tests
 	$(PRIVATE_HOME) $(BIN)/python -m pytest tests/unit tests/contract -m "not slow"
 
 fix: setup-dev  ## Format the code and mend what ruff can mend

@@ -77,7 +77,7 @@ def test_a_ticket_follows_the_answer_at_once(service: Web, queue: Queue) -> None
     service.submitted(A_MODEL)
     wait_until(lambda: queue.waiting() == 1)
     service.submitted({**A_MODEL, "name": "org/other"})
-    assert wait_until(lambda: queue.waiting() == 2) < 0.2
+    assert wait_until(lambda: queue.waiting() == 2) < 1
     assert queue.waiting(Pool.CONVERT) == 0
 
 
@@ -113,7 +113,7 @@ def test_a_frozen_queue_costs_no_client_anything(service: Web, queue: Queue) -> 
     service.submitted(A_MODEL)
     wait_until(lambda: queue.waiting() == 1)
     queue.process.send_signal(signal.SIGSTOP)
-    assert max(timed(service) for _ in range(5)) < 0.5
+    assert max(timed(service) for _ in range(5)) < 1.5
     queue.process.send_signal(signal.SIGCONT)
     # A command that was on its way when the queue froze may still be carried out.
     time.sleep(1.5)
@@ -124,7 +124,7 @@ def test_a_frozen_queue_costs_no_client_anything(service: Web, queue: Queue) -> 
 
 def test_a_queue_that_was_never_there_costs_no_client_anything(tmp_path: Path) -> None:
     with web(tmp_path) as service:
-        assert max(timed(service) for _ in range(5)) < 0.5
+        assert max(timed(service) for _ in range(5)) < 1.5
 
 
 def test_a_queue_that_comes_back_gets_tickets_again(service: Web, queue: Queue) -> None:
@@ -132,7 +132,7 @@ def test_a_queue_that_comes_back_gets_tickets_again(service: Web, queue: Queue) 
     wait_until(lambda: queue.waiting() == 1)
     queue.redis.flushall()
     queue.stop()
-    assert timed(service, {**A_MODEL, "name": "org/away"}) < 0.5
+    assert timed(service, {**A_MODEL, "name": "org/away"}) < 1.5
     queue.start()
     service.submitted({**A_MODEL, "name": "org/back"})
     wait_until(lambda: queue.waiting() > 0)

@@ -184,12 +184,12 @@ def test_one_workers_429_holds_back_all_others(table: SimpleNamespace) -> None:
     table.jobs.add([of(f"h/m{number}") for number in range(3)])
     table.jobs.add([of("o/m", hub="ollama")])
     first, second = (table.stages.claim(Pool.DOWNLOAD, "w") for _ in range(2))
-    table.stages.settle(first, limited(0.8))
+    table.stages.settle(first, limited(2.0))
     assert claims(table, 3) == ["o/m"]
     (closed,) = [hub for hub in table.limits.hubs() if hub.name == "huggingface"]
     assert (closed.running, closed.reason) == (1, "429")
-    assert 0 < table.limits.allowances()["huggingface"].silent_s <= 0.8
-    time.sleep(0.9)
+    assert 0 < table.limits.allowances()["huggingface"].silent_s <= 2.0
+    time.sleep(2.1)
     assert table.limits.allowances()["huggingface"].silent_s == 0
     assert len(claims(table, 3)) == 2
     finish(table, second)
@@ -207,7 +207,8 @@ def test_a_hub_that_does_not_say_for_how_long_is_left_alone_longer_each_time(tab
         while not table.stages.claimable(Pool.DOWNLOAD):
             time.sleep(0.01)
         waits.append(time.monotonic() - before)
-    assert waits == pytest.approx([0.2, 0.4, 0.8], abs=0.15)
+    assert all(wait > least for wait, least in zip(waits, (0.15, 0.35, 0.75), strict=True)), waits
+    assert waits[0] < 0.75, waits
     finish(table, table.stages.claim(Pool.DOWNLOAD, "w"))
     assert table.limits.hubs() == []
 

@@ -142,16 +142,16 @@ def test_a_worker_that_lost_its_lease_can_change_nothing(table: SimpleNamespace)
 
 def test_an_expired_lease_is_taken_back_and_a_living_one_is_not(database: Database) -> None:
     jobs = JobStore(database)
-    short = StageStore(database, lease_s=0.2, retry=NO_WAIT)
+    short = StageStore(database, lease_s=1.0, retry=NO_WAIT)
     jobs.add([a_download("org/a")])
     taken = short.claim(Pool.DOWNLOAD, "w1")
     assert taken
     assert short.reap() == []
     for _ in range(4):
-        time.sleep(0.1)
+        time.sleep(0.4)
         assert short.heartbeat(taken, None).held
         assert short.reap() == []
-    time.sleep(0.3)
+    time.sleep(1.2)
     assert short.reap() == [taken.stage_id]
     assert short.claimable(Pool.DOWNLOAD) == 1
 

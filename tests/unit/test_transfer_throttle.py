@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.pacing import keeps
 from worker.transfer.throttle import Throttle
 
 MB = 1_000_000
@@ -49,7 +50,7 @@ def test_without_a_limit_nobody_waits(stop: threading.Event) -> None:
     throttle = Throttle(stop)
     started = time.monotonic()
     assert {throttle.take(1 << 40) for _ in range(1000)} == {1 << 40}
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("rate", [0.1 * MB, 2 * MB, 50 * MB])
@@ -57,8 +58,8 @@ def test_all_together_keep_to_the_limit_and_each_has_its_share(stop: threading.E
     throttle = Throttle(stop)
     throttle.limit(rate)
     lines = Lines(throttle, 16, stop)
-    assert lines.rate(2.0) == pytest.approx(rate, rel=0.1)
-    assert min(lines.taken) > 0.7 * max(lines.taken)
+    assert keeps(rate, lines.rate(2.0))
+    assert min(lines.taken) > 0.5 * max(lines.taken)
 
 
 def test_no_line_waits_long_for_its_turn(stop: threading.Event) -> None:
@@ -75,7 +76,7 @@ def test_no_line_waits_long_for_its_turn(stop: threading.Event) -> None:
 def test_what_does_not_come_goes_to_the_others(stop: threading.Event) -> None:
     throttle = Throttle(stop)
     throttle.limit(2 * MB)
-    assert Lines(throttle, 8, stop, arrives=0.25).rate(1.5) == pytest.approx(2 * MB, rel=0.12)
+    assert keeps(2 * MB, Lines(throttle, 8, stop, arrives=0.25).rate(1.5))
 
 
 def test_a_pause_earns_no_burst(stop: threading.Event) -> None:
@@ -94,10 +95,10 @@ def test_another_limit_holds_at_once_also_for_those_who_wait(stop: threading.Eve
     time.sleep(0.3)
     assert throttle.limit(4 * MB)
     time.sleep(0.4)
-    assert lines.rate(1.0) == pytest.approx(4 * MB, rel=0.15)
+    assert keeps(4 * MB, lines.rate(1.0))
     assert throttle.limit(MB)
     time.sleep(0.4)
-    assert lines.rate(1.5) == pytest.approx(MB, rel=0.15)
+    assert keeps(MB, lines.rate(1.5))
 
 
 def test_a_limit_that_is_lifted_lets_everybody_go(stop: threading.Event) -> None:
@@ -121,4 +122,4 @@ def test_nobody_waits_for_a_transfer_that_has_been_stopped(stop: threading.Event
     started = time.monotonic()
     for thread in lines.threads:
         thread.join(1.0)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
