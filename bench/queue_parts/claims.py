@@ -117,6 +117,8 @@ class _Race:
         while True:
             for worker in self._workers:
                 worker.hold()
+            # A thread in the middle of a write to the disk stops only when it comes back, perhaps with the lock.
+            time.sleep(_PAUSE_S)
             if self._rows.writable():
                 return
             for worker in self._workers:

@@ -10,12 +10,20 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.slow
-def test_it_measures_every_part_and_ends_with_one_line_of_json():
-    ran = subprocess.run(
+def measured() -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "bench.queue", "--quick", "--on", "sqlite"],
         cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_it_measures_every_part_and_ends_with_one_line_of_json():
+    ran = measured()
+    if ran.returncode != 0 and "database is locked" in ran.stderr:
+        # The measurement freezes workers to make rows, and may catch one with the lock in its hand.
+        ran = measured()
     assert ran.returncode == 0, ran.stdout + ran.stderr
     headline = json.loads(ran.stdout.splitlines()[-1])
     assert headline.pop("claim_vs_celery_postgres") is None
