@@ -4,11 +4,8 @@ from alembic import context
 from sqlalchemy import text
 
 from common.settings import read_settings
-from common.store.database import Database
+from common.store.database import Database, Lock, alone
 from common.store.tables import Row
-
-_LOCK = 7_402_116_311
-"""Any number that nobody else uses: Postgres' advisory locks are named by numbers."""
 
 
 def run() -> None:
@@ -18,7 +15,7 @@ def run() -> None:
         if not database.is_sqlite:
             connection.execute(text("SET LOCAL lock_timeout = '30s'"))
             connection.execute(text("SET LOCAL statement_timeout = '10min'"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        alone(connection, Lock.MIGRATE)
         context.configure(
             connection=connection,
             target_metadata=Row.metadata,

@@ -57,8 +57,8 @@ class Runner:
     server: ForkServer
     volume: Volume
     settings: Settings
-    room: Callable[[], MemoryRoom | None] = lambda: None
-    """What this machine has for conversions, where that is looked at before one is claimed."""
+    room: Callable[[], MemoryRoom] | None = None
+    """Tells what this machine has for conversions, where that matters before a claim."""
     allowances: Allowances = field(init=False)
     _draining: threading.Event = field(default_factory=threading.Event)
     _draining_since: float = 0.0
@@ -88,7 +88,7 @@ class Runner:
 
     def _claim(self) -> Claim | None:
         try:
-            return self.store.claim(self.pool, self.owner, self.room())
+            return self.store.claim(self.pool, self.owner, self.room() if self.room else None)
         except ServiceUnavailable:
             return None  # the reconciler sends another ticket when the database is back
 

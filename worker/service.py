@@ -19,7 +19,6 @@ from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
 from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
-from common.records import MemoryRoom
 from common.settings import Settings, inherited_environment
 from common.store.database import Database
 from common.store.limits import LimitStore
@@ -121,7 +120,7 @@ def make_worker(pool: Pool, settings: Settings) -> Worker:
         server=server,
         volume=volume,
         settings=settings,
-        room=machine_room(settings.memory_budget_mb * _MIB).room if pool is Pool.CONVERT else _no_matter,
+        room=machine_room(settings.memory_budget_mb * _MIB).room if pool is Pool.CONVERT else None,
     )
     app = make_celery(settings.redis_url, consumer=True)
     register(app, runner)
@@ -137,11 +136,6 @@ def make_stage_store(settings: Settings, database: Database) -> StageStore:
         cap_s=settings.retry_cap_s,
     )
     return StageStore(database, lease_s=settings.lease_s, retry=retry)
-
-
-def _no_matter() -> MemoryRoom | None:
-    """Fetches need no room in memory worth a look."""
-    return None
 
 
 def _plugins(pool: Pool, catalog: Catalog) -> list[HubPlugin[Any] | ConverterPlugin[Any]]:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
 from common.planning import StagePlan, stages, work_key
 from common.spec import JobSpec
-from common.store.database import AnyRow, Now
+from common.store.database import AnyRow, Now, insert_into
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
-from common.store.turns import Asker, next_rank
+from common.store.turns import Standing, next_rank
 from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
 
 # The statements of the hot paths are made once: to build one takes SQLAlchemy longer than to run it.
@@ -20,11 +19,11 @@ from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
 _EVENT = insert(JobEventRow).values(at=Now())
 
 _NEW_STAGE = {
-    dialect: make(StageRow)
+    dialect: insert_into(StageRow, dialect)
     .values(state=StageState.QUEUED, attempt=0, failures=0, crashes=0, created_at=Now())
     .on_conflict_do_nothing()
     .returning(StageRow.id)
-    for dialect, make in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+    for dialect in ("sqlite", "postgresql")
 }
 
 _ACTIVE_STAGE = (
@@ -46,7 +45,7 @@ _ON_STAGE = (
 )
 
 _JOBS_ON = (
-    select(JobRow.id, JobRow.position, JobRow.tenant, JobRow.spec, JobRow.state)
+    select(JobRow.id, JobRow.position, JobRow.tenant, JobRow.spec)
     .where(JobRow.stage_id == bindparam("the_stage"), JobRow.ended_at.is_(None))
     .order_by(JobRow.seq)
     .with_for_update()
@@ -113,14 +112,14 @@ def record(connection: Connection, *events: Event) -> None:
 
 
 def join_stage(
-    connection: Connection, plan: StagePlan, asker: Asker, *, artefact: str | None = None, source_bytes: int = 0
+    connection: Connection, plan: StagePlan, standing: Standing, *, artefact: str | None = None, source_bytes: int = 0
 ) -> Joined:
     """The active stage that does this work: the one that exists, or a new one.
 
     `source_bytes` is the size of the artefact. The row is locked until the transaction ends, so that it cannot end
     before the caller has put its job on it.
     """
-    rank = next_rank(connection, plan.kind, plan.pool, asker)
+    rank = next_rank(connection, plan.kind, plan.pool, standing)
     fresh = {
         "id": str(uuid.uuid4()),
         "kind": plan.kind,
@@ -128,7 +127,7 @@ def join_stage(
         "work_key": work_key(plan.kind, plan.work, artefact),
         "work": plan.work,
         "hub": plan.hub,
-        "tenant": asker.tenant,
+        "tenant": standing.tenant,
         "rank": rank,
         "memory_bytes": plan.memory.peak_bytes(source_bytes) if plan.memory else 0,
         "input": artefact,
@@ -140,7 +139,7 @@ def join_stage(
         known = connection.execute(_ACTIVE_STAGE, {"key": fresh["work_key"]}).one_or_none()
         if known is not None:
             if known.rank > rank:
-                _bring_forward(connection, known.id, asker, rank)
+                _bring_forward(connection, known.id, standing, rank)
             return Joined(id=known.id, kind=plan.kind, state=StageState(known.state), attempt=known.attempt)
 
 
@@ -158,8 +157,8 @@ def advance(
     chain = stages(spec)
     if position == len(chain):
         return end_job(connection, job.id, JobState.COMPLETED, result=result)
-    asker = Asker(tenant=job.tenant, priority=spec.priority)
-    joined = join_stage(connection, chain[position], asker, artefact=artefact, source_bytes=source_bytes)
+    standing = Standing(tenant=job.tenant, priority=spec.priority)
+    joined = join_stage(connection, chain[position], standing, artefact=artefact, source_bytes=source_bytes)
     link(connection, job.id, position, joined)
     changed = {"the_job": job.id, "the_stage": joined.id, "the_position": position}
     connection.execute(_ON_STAGE, {**changed, "the_state": joined.state_of(spec.operation, position)})
@@ -208,6 +207,6 @@ def wanted_by_others(connection: Connection, stage_id: str, job_id: str) -> bool
     return bool(connection.execute(others).scalar())
 
 
-def _bring_forward(connection: Connection, stage_id: str, asker: Asker, rank: int) -> None:
+def _bring_forward(connection: Connection, stage_id: str, standing: Standing, rank: int) -> None:
     """Somebody whose turn comes sooner wants it too: it runs on that turn."""
-    connection.execute(update(StageRow).where(StageRow.id == stage_id).values(rank=rank, tenant=asker.tenant))
+    connection.execute(update(StageRow).where(StageRow.id == stage_id).values(rank=rank, tenant=standing.tenant))

@@ -4,15 +4,18 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
-from sqlalchemy import Connection, Float, Row, Select, create_engine, event, make_url
+from sqlalchemy import ColumnElement, Connection, Float, Row, Select, create_engine, event, func, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -56,6 +59,37 @@ def _now_sqlite(element: Now, compiler: SQLCompiler, **_: Any) -> str:  # noqa: 
 @compiles(Now, "postgresql")
 def _now_postgres(element: Now, compiler: SQLCompiler, **_: Any) -> str:  # noqa: ARG001 - SQLAlchemy's signature
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+_SLACK_S = 5.0
+
+
+def ahead(moment: ColumnElement[float] | Any, within_s: ColumnElement[float] | float | Any) -> ColumnElement[bool]:
+    """Whether a moment that was set `within_s` ahead is still to come.
+
+    One that is further ahead than it can have been set was written before the clock was put back: it has come.
+    """
+    return (moment > Now()) & (moment <= Now() + within_s + _SLACK_S)
+
+
+def insert_into(row: type[DeclarativeBase], dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say what is to happen ON CONFLICT; the two databases have one each."""
+    return sqlite.insert(row) if dialect == "sqlite" else postgresql.insert(row)
+
+
+class Lock(IntEnum):
+    """What one transaction at a time may do on Postgres, whose advisory locks are named by numbers of our choice."""
+
+    MIGRATE = 7_402_116_311
+    CLAIM = 7_402_116_312
+    """One for all pools: limits span them."""
+    SUBMIT = 7_402_116_313
+
+
+def alone(connection: Connection, lock: Lock, *where: ColumnElement[bool]) -> None:
+    """Be the only one, until the transaction ends. On SQLite whoever writes is that anyway."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(select(func.pg_advisory_xact_lock(lock.value)).where(*where))
 
 
 class Database:
@@ -107,7 +141,7 @@ class Database:
     @contextmanager
     def rebuild(self) -> Iterator[Connection]:
         """A `write` in which tables may be made anew. SQLite looks at the references between them only at its end."""
-        with self._writing.connect() as connection:
+        with _reported(), self._writing.connect() as connection:
             if not self.is_sqlite:
                 with connection.begin():
                     yield connection

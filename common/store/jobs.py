@@ -16,14 +16,12 @@ from common.records import AttemptRecord, JobPage, JobRecord, KeyReservation, Wo
 from common.spec import JobSpec, Progress
 from common.store import keys
 from common.store.chain import end_job, event, join_stage, link, record, wanted_by_others
-from common.store.database import AnyRow, AnySelect, Database, Now
+from common.store.database import AnyRow, AnySelect, Database, Lock, Now, alone
 from common.store.retention import forget
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
-from common.store.turns import Asker
+from common.store.turns import Standing
 from common.vocabulary import JobState, Pool, StageKind, StageState
 
-_SUBMIT_LOCK = 7_402_116_313
-"""Any number that nobody else uses, as the advisory locks of Postgres are named."""
 _NEW_JOB = insert(JobRow).values(created_at=Now())
 
 
@@ -174,9 +172,9 @@ class JobStore:
         retry_of: str | None = None,
     ) -> list[str]:
         def store(connection: Connection) -> None:
-            if len(specs) > 1 and not self._database.is_sqlite:
+            if len(specs) > 1:
                 # Two requests that name the same models in another order would wait for each other.
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({_SUBMIT_LOCK})"))
+                alone(connection, Lock.SUBMIT)
             for job_id, spec in zip(ids, specs, strict=True):
                 _insert_job(connection, job_id, spec, tenant, retry_of)
             if key is not None:
@@ -202,7 +200,7 @@ class JobStore:
 
 
 def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str, retry_of: str | None) -> None:
-    first = join_stage(connection, stages(spec)[0], Asker(tenant=tenant, priority=spec.priority))
+    first = join_stage(connection, stages(spec)[0], Standing(tenant=tenant, priority=spec.priority))
     connection.execute(
         _NEW_JOB,
         {

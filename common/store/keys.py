@@ -3,11 +3,10 @@
 import uuid
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from common.errors import KeyInFlight, KeyReused
 from common.records import KeyReservation
-from common.store.database import Now
+from common.store.database import Now, insert_into
 from common.store.tables import IdempotencyKeyRow
 
 REMEMBERED_S = 24 * 3600.0
@@ -18,9 +17,9 @@ _IN_FLIGHT_S = 30.0
 def reserve(connection: Connection, tenant: str, key: str, fingerprint: str) -> KeyReservation | list[str]:
     """See `JobStore.reserve`."""
     mine = KeyReservation(tenant=tenant, key=key, token=str(uuid.uuid4()))
-    make = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(IdempotencyKeyRow)
     made = connection.execute(
-        make.values(tenant=tenant, key=key, token=mine.token, fingerprint=fingerprint, created_at=Now())
+        insert_into(IdempotencyKeyRow, connection.dialect.name)
+        .values(tenant=tenant, key=key, token=mine.token, fingerprint=fingerprint, created_at=Now())
         .on_conflict_do_nothing()
         .returning(IdempotencyKeyRow.token)
     ).scalar()

@@ -4,17 +4,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from common.errors import NoSuchLimit
 from common.plugins import Allowance
 from common.records import HubRecord, LimitRecord
-from common.store.database import AnyRow, Database, Now
+from common.store.database import AnyRow, Database, Now, ahead, insert_into
 from common.store.tables import RUNNING, HubRow, LimitRow, StageRow
 from common.vocabulary import LimitScope, Pool
-
-_SLACK_S = 5.0
-"""A wait that has more than this left beyond its length was written by a clock that has been put back since."""
 
 
 class LimitStore:
@@ -31,10 +27,11 @@ class LimitStore:
 
     def put(self, limit: LimitRecord) -> None:
         """Set a limit, or change it."""
-        make = (sqlite if self._database.is_sqlite else postgresql).insert(LimitRow)
         values = {"max_running": limit.max_running, "bytes_per_s": limit.bytes_per_s}
-        statement = make.values(scope=limit.scope, name=limit.name, **values)
         with self._database.write() as connection:
+            statement = insert_into(LimitRow, connection.dialect.name).values(
+                scope=limit.scope, name=limit.name, **values
+            )
             connection.execute(statement.on_conflict_do_update(index_elements=["scope", "name"], set_=values))
 
     def remove(self, scope: LimitScope, name: str) -> None:
@@ -89,10 +86,10 @@ def close(connection: Connection, hub: str, wait_s: Callable[[int], float], reas
         .with_for_update()
     ).one_or_none()
     if known is None:
-        make = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(HubRow)
         wait = wait_s(0)
         connection.execute(
-            make.values(name=hub, resume_at=Now() + wait, wait_s=wait, strikes=1, reason=reason)
+            insert_into(HubRow, connection.dialect.name)
+            .values(name=hub, resume_at=Now() + wait, wait_s=wait, strikes=1, reason=reason)
             .on_conflict_do_nothing()
         )  # fmt: skip
         return
@@ -107,6 +104,11 @@ def close(connection: Connection, hub: str, wait_s: Callable[[int], float], reas
 def reopen(connection: Connection, hub: str) -> None:
     """A fetch from this hub has succeeded: its strikes are forgotten."""
     connection.execute(_REOPEN, {"hub": hub})
+
+
+def anything_counts() -> ColumnElement[bool]:
+    """Whether a limit goes by what runs."""
+    return exists().where(LimitRow.max_running.is_not(None))
 
 
 def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
@@ -131,7 +133,7 @@ def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
 
 
 def _is_closed() -> ColumnElement[bool]:
-    return (HubRow.resume_at > Now()) & (HubRow.resume_at <= Now() + HubRow.wait_s + _SLACK_S)
+    return ahead(HubRow.resume_at, HubRow.wait_s)
 
 
 _REOPEN = delete(HubRow).where(HubRow.name == bindparam("hub"), ~_is_closed())

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, update
 
 from common.errors import RateLimited, WorkerLost
 from common.lifecycle import before
@@ -16,21 +15,18 @@ from common.records import Claim, MemoryRoom
 from common.spec import Progress
 from common.store import limits
 from common.store.chain import advance, end_job, event, jobs_on, record, show_state
-from common.store.database import AnyRow, Database, Now
+from common.store.database import AnyRow, Database, Lock, Now, ahead, alone, insert_into
 from common.store.retention import forget_stages
 from common.store.tables import QUEUED, RUNNING, StageRow, WorkerRow
 from common.vocabulary import JobState, Pool, StageKind, StageState
 
 _NOTE_CHARS = 2000
-_SLACK_S = 5.0
 _PATIENCE_S = 600.0
 """A conversion that has waited so long for memory is not passed any more by smaller ones."""
 _WINDOW = 50
 """So many waiting conversions are looked at for one that fits."""
 _OBEDIENCE_S = 6 * 3600.0
 """For so long a hub may say when to come back without that counting as a failure."""
-_CLAIM_LOCK = 7_402_116_312
-"""Any number that nobody else uses, as the advisory locks of Postgres are named. One for all: limits span pools."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,10 +120,8 @@ class StageStore:
 
     def reap(self) -> list[str]:
         """Take back the stages whose lease has run out. Returns their ids."""
-        # A lease that ends later than any could was written before the clock was put back.
-        expired = RUNNING & or_(
-            StageRow.lease_until < Now(), StageRow.lease_until > Now() + 2 * self._lease_s + _SLACK_S
-        )
+        # Twice, for workers that are told another length.
+        expired = RUNNING & ~ahead(StageRow.lease_until, 2 * self._lease_s)
         return self._take_back(expired, "The lease ran out: its worker stopped answering.")
 
     def reap_owners(self, owners: Sequence[str]) -> list[str]:
@@ -154,9 +148,10 @@ class StageStore:
     def announce(self, owner: str, pool: Pool, host: str, slots: int, *, ready: bool, draining: bool) -> None:
         """Tell the table that this worker lives."""
         changing = {"ready": ready, "draining": draining, "seen_at": Now()}
-        make = (sqlite if self._database.is_sqlite else postgresql).insert(WorkerRow)
-        statement = make.values(owner=owner, pool=pool, host=host, slots=slots, started_at=Now(), **changing)
         with self._database.write() as connection:
+            statement = insert_into(WorkerRow, connection.dialect.name).values(
+                owner=owner, pool=pool, host=host, slots=slots, started_at=Now(), **changing
+            )
             connection.execute(statement.on_conflict_do_update(index_elements=["owner"], set_=changing))
 
     def leave(self, owner: str) -> None:
@@ -174,10 +169,8 @@ class StageStore:
 
     def _take(self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None) -> AnyRow | None:
         taken = {"the_owner": owner, "the_lease_s": self._lease_s}
-        if not self._database.is_sqlite:
-            # On SQLite nobody else writes during this transaction; here, whoever counts what runs must be alone too.
-            by_count = "WHERE EXISTS (SELECT 1 FROM limits WHERE max_running IS NOT NULL)" if room is None else ""
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_CLAIM_LOCK}) {by_count}"))
+        # Whoever goes by what runs must be the only one who does.
+        alone(connection, Lock.CLAIM, *([] if room is not None else [limits.anything_counts()]))
         if room is None:
             return connection.execute(_CLAIM_FIRST[pool], taken).one_or_none()
         chosen = _first_that_fits(connection, pool, room)
@@ -195,7 +188,10 @@ class StageStore:
             stage = connection.execute(
                 update(StageRow).where(*fence).values(**_NO_LEASE).returning(*_SETTLED)
             ).one_or_none()
-            return stage is not None and self._settle(connection, stage, lost) is not None
+            if stage is None:
+                return False
+            self._settle(connection, stage, lost)
+        return True
 
     def _settle(self, connection: Connection, stage: AnyRow, outcome: Outcome) -> frozenset[Pool]:
         """End an attempt that has not succeeded, or whose stage nobody wants any more."""
@@ -258,11 +254,7 @@ class StageStore:
 
 
 def _claimable(pool: Pool) -> tuple[ColumnElement[bool], ...]:
-    due = or_(
-        StageRow.not_before.is_(None),
-        StageRow.not_before <= Now(),
-        StageRow.not_before > Now() + StageRow.wait_s + _SLACK_S,
-    )
+    due = or_(StageRow.not_before.is_(None), ~ahead(StageRow.not_before, StageRow.wait_s))
     return (StageRow.pool == pool.value, QUEUED, StageRow.cancel_at.is_(None), due, *limits.within_limits(pool))
 
 

@@ -17,7 +17,7 @@ _CLASS = 1 << 40
 _CLASSES = {Priority.HIGH: 1, Priority.NORMAL: 2, Priority.LOW: 3}
 
 
-class Asker(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf a stage is wanted, and how much."""
 
     tenant: str
@@ -36,9 +36,9 @@ _TURNS = select(
 )
 
 
-def next_rank(connection: Connection, kind: StageKind, pool: Pool, asker: Asker) -> int:
-    """The rank of a stage that this asker wants now. Two at one moment may get the same: the older goes first then."""
-    low = _CLASS * (0 if kind is StageKind.PUBLISH else _CLASSES[asker.priority])
-    asked = {"pool": pool, "tenant": asker.tenant, "low": low, "high": low + _CLASS}
+def next_rank(connection: Connection, kind: StageKind, pool: Pool, standing: Standing) -> int:
+    """The rank of a stage that is wanted now. Two at one moment may get the same: the older goes first then."""
+    low = _CLASS * (0 if kind is StageKind.PUBLISH else _CLASSES[standing.priority])
+    asked = {"pool": pool, "tenant": standing.tenant, "low": low, "high": low + _CLASS}
     own, served = connection.execute(_TURNS, asked).one()
     return max(low, low if own is None else own + 1, low if served is None else served)
