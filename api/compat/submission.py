@@ -64,6 +64,27 @@ def _device(value: str) -> str:
     return device
 
 
+class WirePrecision(StrEnum):
+    """The precisions that the contract knows; `weight_format` and `quant_mode` name all others."""
+
+    INT4 = Precision.INT4
+    INT8 = Precision.INT8
+    FP16 = Precision.FP16
+    FP32 = Precision.FP32
+
+
+class WeightFormat(StrEnum):
+    """What `weight-format` may name."""
+
+    INT4 = Precision.INT4
+    INT8 = Precision.INT8
+    FP16 = Precision.FP16
+    FP32 = Precision.FP32
+    MXFP4 = Precision.MXFP4
+    NF4 = Precision.NF4
+    CB4 = Precision.CB4
+
+
 Hub = Annotated[
     str, BeforeValidator(_hub), WithJsonSchema({"type": "string", "enum": list(HUBS), "description": "In any case."})
 ]
@@ -85,7 +106,7 @@ class OpenVinoConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
-    precision: Precision | None = None
+    precision: WirePrecision | None = None
     device: Device | None = None
     ov_cache_dir: str | None = None
     overwrite_models: bool | None = None
@@ -112,7 +133,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
-    precision: Precision | None = None
+    precision: WirePrecision | None = None
     device: Device | None = None
     cache_size: Annotated[Positive | None, Field(description="In GB; a string of digits will do.")] = None
     quantize: str | None = None
@@ -123,7 +144,7 @@ class Config(BaseModel):
     openvino_config: OpenVinoConfig | None = None
     post_processing: dict[str, Any] | None = None
     weight_format: Annotated[
-        Precision | None, Field(alias="weight-format", description="Another name of precision.")
+        WeightFormat | None, Field(alias="weight-format", description="Another name of precision, with more formats.")
     ] = None
     target_device: Annotated[Device | None, Field(description="Another name of device.")] = None
 

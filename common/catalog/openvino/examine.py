@@ -1,0 +1,75 @@
+"""Judges a source by its small files: what it is, what will convert it, and whether the operator lets it."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from common.catalog.openvino.capabilities import route
+from common.catalog.openvino.detection import Nature, detect
+from common.catalog.openvino.ready_made import precision_told
+from common.catalog.openvino.rules import complete
+from common.errors import InvalidParameters, InvalidSpec, PickleRefused, RemoteCodeRefused
+from common.plugins import Dossier, Finding, Policy
+from common.spec import Target
+from common.vocabulary import ModelType
+
+VOCODER_FOLDER = "vocoder"
+_USUAL_VOCODER = "microsoft/speecht5_hifigan"
+
+_AUTO = "auto"
+_FORMS_WITHOUT_WORK = frozenset({"openvino", "gguf"})
+
+
+def examine(dossier: Dossier, target: Target, options: Mapping[str, object], policy: Policy) -> Finding:
+    """Find out whether and how this source becomes the target.
+
+    Raises UnsupportedModel, RemoteCodeRefused, PickleRefused or InvalidParameters.
+    """
+    nature = detect(dossier, target.model_type)
+    _refuse_danger(nature, dossier, options, policy)
+    try:
+        recipe = complete(nature.model_type, target.device == "NPU", dict(options))
+    except InvalidSpec as error:
+        raise InvalidParameters(str(error)) from error
+    if recipe.get("verify") and nature.form in _FORMS_WITHOUT_WORK:
+        raise InvalidParameters("'verify' compares with the model that the conversion is made of, and here is none")
+    facts = {"architecture": nature.architecture, "form": nature.form}
+    told = precision_told(dossier) if nature.form == "openvino" else None
+    if told is not None:
+        facts["precision"] = told
+        if told is not target.precision:
+            raise InvalidParameters(
+                f"'{dossier.source.name}' holds a model that is converted already, in {told}, not {target.precision}",
+                hint=f"Ask for the precision '{told}', or name the repository of the original model.",
+            )
+    if nature.form not in _FORMS_WITHOUT_WORK:
+        task, asked = recipe.get("task"), recipe.get("profile")
+        recipe["task"] = nature.task if task in {None, _AUTO} else task
+        recipe["library"] = recipe.get("library") or nature.library
+        wanted = msgspec.structs.replace(nature, task=str(recipe["task"]), library=str(recipe["library"]))
+        recipe["profile"] = route(wanted, None if asked is None else str(asked), policy.profiles)
+        facts |= {name: str(recipe[name]) for name in ("task", "library", "profile")}
+    companions = _companions(nature, dossier, recipe)
+    return Finding(model_type=nature.model_type, options=recipe, companions=companions, facts=facts)
+
+
+def _companions(nature: Nature, dossier: Dossier, recipe: dict[str, object]) -> dict[str, str]:
+    """A SpeechT5 makes spectrograms: what turns them into sound is a model of its own."""
+    if nature.architecture != "speecht5" or nature.model_type is not ModelType.TEXT2SPEECH:
+        return {}
+    if f"{VOCODER_FOLDER}/config.json" in dossier.sizes:
+        return {}
+    return {VOCODER_FOLDER: str(recipe.get("vocoder") or _USUAL_VOCODER)}
+
+
+def _refuse_danger(nature: Nature, dossier: Dossier, options: Mapping[str, object], policy: Policy) -> None:
+    name = dossier.source.name
+    if nature.brings_code is not None and not policy.code:
+        raise RemoteCodeRefused(
+            f"'{name}' brings its own Python code ({nature.brings_code}), which is not run here",
+            hint=f"An operator can allow it with MODELFERRY_TRUST_REMOTE_CODE={name}@{dossier.revision}.",
+        )
+    if options.get("trust_remote_code") and not policy.code:
+        raise RemoteCodeRefused(f"The request wants the code of '{name}' to run, and the operator does not allow that")
+    if nature.pickled and not policy.pickles:
+        raise PickleRefused(f"The weights of '{name}' are pickles, which can run code when they are read")
