@@ -156,14 +156,20 @@ def _build(store: ArtefactStore, plan: PublicationPlan, folder: Path, now: Clock
 
 
 def _inventory(store: ArtefactStore, artefact: Artefact, folder: Path) -> Iterator[StoredFile]:
-    """Every file of the new directory; what is not the untouched link to a blob is digested anew and made durable."""
+    """Every file of the new directory; what is not a link to one of its blobs is digested anew and made durable."""
     known = {file.path: file for file in artefact.files}
     paths = sorted(path.relative_to(folder).as_posix() for path in plain_files(folder))
     check_distinct([check_file_path(path) for path in paths])
+    linked = {
+        (folder / path).stat().st_ino: file
+        for path in paths
+        if (file := known.get(path)) is not None and not file.editable and store.blobs.is_blob(folder / path, file)
+    }
     for path in paths:
-        file = known.get(path)
-        if file is not None and not file.editable and store.blobs.is_blob(folder / path, file):
-            yield file
+        blob = linked.get((folder / path).stat().st_ino)
+        if blob is not None:
+            # Under whatever name: its digest is known, and its mode is not ours to change.
+            yield msgspec.structs.replace(blob, path=path)
         else:
             sync_file(folder / path, SHARED_FILE_MODE)
             size = (folder / path).stat().st_size
@@ -185,6 +191,7 @@ def _describe(plan: PublicationPlan, files: tuple[StoredFile, ...], now: Clock) 
         recipe=artefact.recipe,
         serving=description.serving,
         versions=artefact.versions,
+        evidence=artefact.evidence,
         artefact=artefact.id,
         files=files,
         published_at=now().isoformat(timespec="milliseconds"),
