@@ -200,5 +200,7 @@ def _environment(pool: Pool, slots: int, volume: Volume) -> dict[str, str]:
         ),
     }
     if pool is Pool.CONVERT:
+        # Nothing is fetched there, and a proxy's address may hold a password.
+        environment = {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return environment
