@@ -1,23 +1,37 @@
 """What a user can do: submit, look, cancel, retry, forget, limit, and ask whether the service could run a job now."""
 
+import contextlib
 import logging
 import re
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import structs
 
 from api.tickets import TicketSender
 from common.artefacts.layout import Volume
+from common.artefacts.manifest import ArtefactStore
+from common.artefacts.provenance import statement
 from common.broker import Broker
 from common.catalog.registry import Catalog
-from common.errors import InvalidSpec, NoSuchJob, NoSuchLimit, ServiceUnavailable
+from common.errors import (
+    InvalidSpec,
+    JobEnded,
+    NoSuchJob,
+    NoSuchLimit,
+    NothingMade,
+    RequestError,
+    ServiceUnavailable,
+)
 from common.planning import Wish, plan, require_plugins
 from common.records import AttemptRecord, HubRecord, JobPage, JobRecord, KeyReservation, LimitRecord
+from common.spec import JobSpec
 from common.store.jobs import JobStore
 from common.store.limits import LimitStore
-from common.vocabulary import JobState, LimitScope, Pool
+from common.vocabulary import JobState, LimitScope, Operation, Pool
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +39,9 @@ TENANT = re.compile(r"[A-Za-z0-9._@:-]{1,64}")
 """How a tenant may be called."""
 
 _SHOWN = 80
+_PLAN_S = 60.0
+_PLAN_POLL_S = 0.05
+_MOST_PLANS = 8
 
 
 class RequestKey(msgspec.Struct, frozen=True):
@@ -60,6 +77,7 @@ class Jobs:
     catalog: Catalog
     tickets: TicketSender
     volume: Volume
+    planning: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MOST_PLANS))
 
     def submit(self, wishes: Sequence[Wish], download_path: str, asker: Asker) -> Accepted:
         """Accept every wish, or none, to be published below `download_path`.
@@ -76,6 +94,26 @@ class Jobs:
             return self.store.add(specs, tenant=asker.tenant, key=reservation)
 
         return self._once(asker, add)
+
+    def plan(self, wishes: Sequence[Wish], download_path: str, asker: Asker) -> list[JobRecord]:
+        """What these wishes would come to, in their order; a worker finds out. One that nobody answers has not ended.
+
+        Raises PluginUnavailable, DestinationOutside, DestinationInvalid, InvalidSpec or ServiceUnavailable.
+        """
+        for wish in wishes:
+            require_plugins(wish, self.catalog)
+        root = self.volume.destination(download_path)
+        specs = [
+            structs.replace(plan(structs.replace(wish, root=root), self.catalog), operation=Operation.PLAN)
+            for wish in wishes
+        ]
+        # Whoever waits holds a thread, of which the other routes need some too.
+        if not self.planning.acquire(blocking=False):
+            raise ServiceUnavailable("As many plans are being made as may be at once. Try again shortly.")
+        try:
+            return self._planned(specs, asker)
+        finally:
+            self.planning.release()
 
     def retry(self, job_id: str, asker: Asker) -> Accepted:
         """Try a job that has ended badly again, as a new job.
@@ -94,6 +132,19 @@ class Jobs:
         """Every attempt at a job's stages, oldest first. Raises NoSuchJob or ServiceUnavailable."""
         _check_id(job_id)
         return self.store.attempts(job_id)
+
+    def provenance(self, job_id: str) -> dict[str, object]:
+        """How the model of a completed job came to be, as an in-toto statement.
+
+        Raises NoSuchJob, NothingMade or ServiceUnavailable.
+        """
+        record = self.job(job_id)
+        artefacts = ArtefactStore(self.volume)
+        named = record.result.get("artefact")
+        made = artefacts.load(named, complete=False) if isinstance(named, str) else None
+        if made is None:
+            raise NothingMade(f"Job {job_id} has made nothing of which there is a record: it is {record.state}")
+        return statement(artefacts, made)
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob or ServiceUnavailable."""
@@ -123,6 +174,31 @@ class Jobs:
         """End a job now. Raises NoSuchJob, JobEnded, NotCancellable or ServiceUnavailable."""
         _check_id(job_id)
         return self.store.cancel(job_id)
+
+    def _planned(self, specs: Sequence[JobSpec], asker: Asker) -> list[JobRecord]:
+        ids = self.store.add(specs, tenant=asker.tenant)
+        self.tickets.announce(Pool.DOWNLOAD, len(ids))
+        try:
+            return self._awaited(ids)
+        finally:
+            self._forget(ids)
+
+    def _awaited(self, ids: Sequence[str]) -> list[JobRecord]:
+        """The jobs, when all of them have ended or nobody wants to wait any more."""
+        deadline = time.monotonic() + _PLAN_S
+        records = [self.store.job(job_id) for job_id in ids]
+        while any(record.ended_at is None for record in records) and time.monotonic() < deadline:
+            time.sleep(_PLAN_POLL_S)
+            records = [record if record.ended_at else self.store.job(record.id) for record in records]
+        return records
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """Leave nothing of a plan behind. What cannot be removed now is removed as any old job is."""
+        for job_id in ids:
+            with contextlib.suppress(RequestError, ServiceUnavailable):
+                with contextlib.suppress(JobEnded):
+                    self.store.cancel(job_id)
+                self.store.delete(job_id)
 
     def _once(self, asker: Asker, make: Callable[[KeyReservation | None], list[str]]) -> Accepted:
         """Make jobs; under a key only for the first request that carries it."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType, structs
@@ -13,6 +14,8 @@ from api.wire import (
     CancelView,
     CapabilityView,
     ConfigKeyView,
+    ForecastPage,
+    ForecastView,
     HubView,
     JobView,
     LimitPage,
@@ -28,11 +31,12 @@ from api.wire import (
     TargetView,
 )
 from common.catalog.registry import PluginEntry
+from common.catalog.schema import config_schema
 from common.lifecycle import ENDED_JOBS
-from common.plugins import HubPlugin
+from common.plugins import ConverterPlugin, HubPlugin
 from common.records import AttemptRecord, HubRecord, JobRecord, LimitRecord
 from common.spec import JobSpec, Progress, Target
-from common.vocabulary import JobState, Operation, Phase, StageKind, StageState
+from common.vocabulary import JobState, ModelType, Operation, Phase, StageKind, StageState
 
 _CONTAINER_ROOT = "/opt/models/"
 _FETCHED_PERCENT = 50.0
@@ -68,6 +72,10 @@ class _Published(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | UnsetType = UNSET
     files: int | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET
+    type: ModelType | None = None
+    mode: Literal["convert", "pull"] = "convert"
+    pulled_from: str | None = None
+    evidence: dict[str, object] | None = None
 
 
 def started(ids: list[str]) -> Started:
@@ -156,6 +164,30 @@ def result_line(record: JobRecord, places: Places) -> ResultLine:
         model_path=_output_dir(record.spec, places),
         completion_time=_known_time(record.ended_at),
         is_ovms=record.spec.operation is Operation.CONVERT,
+    )
+
+
+def forecast_page(records: Iterable[JobRecord], places: Places) -> ForecastPage:
+    """What plans have come to."""
+    return ForecastPage(plans=[_forecast(record, places) for record in records])
+
+
+def _forecast(record: JobRecord, places: Places) -> ForecastView:
+    spec = record.spec
+    status = {JobState.COMPLETED: "planned", JobState.FAILED: "refused"}.get(record.state, "unanswered")
+    known = {name: value for name, value in record.result.items() if value is not None and name != "path"}
+    return msgspec.convert(
+        {
+            "model_name": spec.source.name,
+            "hub": spec.hub,
+            "status": status,
+            "path": places.inside(f"{spec.destination.root}/{spec.destination.folder}".removeprefix("/")),
+            **known,
+            **({} if record.error is None else {"error": record.error}),
+            **({} if record.error_code is None else {"error_code": record.error_code}),
+            **({} if record.hint is None else {"hint": record.hint}),
+        },
+        ForecastView,
     )
 
 
@@ -275,13 +307,21 @@ def _result(record: JobRecord, places: Places) -> ResultView:
         return structs.replace(common, download_path=shelf)
     return structs.replace(
         common,
-        type=spec.target.model_type,
+        type=left.type or spec.target.model_type or UNSET,
         conversion_path=shelf,
         is_ovms=True,
         config=_target(spec.target, spec),
-        message=f"Model '{spec.source.name}' was converted to OpenVINO {spec.target.precision}.",
-        mode="convert",
+        message=_made(spec, spec.target, left),
+        mode=left.mode,
+        pulled_from=left.pulled_from or UNSET,
+        evidence=left.evidence or UNSET,
     )
+
+
+def _made(spec: JobSpec, target: Target, left: _Published) -> str:
+    if left.pulled_from is not None:
+        return f"Model '{spec.source.name}' is ready-made in OpenVINO {target.precision} as '{left.pulled_from}'."
+    return f"Model '{spec.source.name}' was converted to OpenVINO {target.precision}."
 
 
 def _published(record: JobRecord) -> _Published:
@@ -304,7 +344,7 @@ def _phase(record: JobRecord) -> Phase:
         # A stage that is done leaves its job to wait for the next one.
         return Phase.WAITING if record.progress.phase is Phase.DONE else record.progress.phase
     match record.stage:
-        case None | StageKind.FETCH:
+        case None | StageKind.FETCH | StageKind.PLAN:
             return Phase.RESOLVING
         case StageKind.CONVERT:
             return Phase.CONVERTING
@@ -368,4 +408,5 @@ def _plugin(entry: PluginEntry) -> PluginView:
         ],
         available=entry.available,
         unavailable_reason=entry.reason,
+        options=config_schema(entry.plugin) if isinstance(entry.plugin, ConverterPlugin) else UNSET,
     )

@@ -74,7 +74,11 @@ class ResultView(View, frozen=True):
     is_ovms: bool | UnsetType = UNSET
     config: TargetView | UnsetType = UNSET
     message: str | UnsetType = UNSET
-    mode: Literal["convert"] | UnsetType = UNSET
+    mode: Literal["convert", "pull"] | UnsetType = UNSET
+    pulled_from: str | UnsetType = UNSET
+    """The repository that held the result ready-made."""
+    evidence: dict[str, object] | UnsetType = UNSET
+    """How the conversion went, and what was seen of its result."""
     revision: str | UnsetType = UNSET
     """The immutable revision that was fetched."""
     licence: str | UnsetType = UNSET
@@ -156,6 +160,50 @@ class ResultPage(View, frozen=True):
     """Every completed job."""
 
     results: list[ResultLine]
+
+
+class ForecastView(View, frozen=True):
+    """What a job would do, or why it would fail. Sizes in bytes. What nobody knows is absent."""
+
+    model_name: str
+    hub: str
+    status: Literal["planned", "refused", "unanswered"]
+    """`unanswered`: no download worker has found out in time."""
+    mode: Literal["download", "convert", "pull"] | UnsetType = UNSET
+    """`pull`: the hub holds the wanted result already."""
+    pulled_from: str | UnsetType = UNSET
+    revision: str | UnsetType = UNSET
+    licence: str | UnsetType = UNSET
+    files: int | UnsetType = UNSET
+    bytes_total: int | UnsetType = UNSET
+    bytes_to_fetch: int | UnsetType = UNSET
+    """The rest is here already."""
+    companions: dict[str, str] | UnsetType = UNSET
+    """Other models that the conversion reads, and that are fetched too: folder -> name."""
+    type: ModelType | UnsetType = UNSET
+    precision: Precision | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+    facts: dict[str, str] | UnsetType = UNSET
+    """What the model is, and what will convert it."""
+    options: dict[str, object] | UnsetType = UNSET
+    """The conversion's options in full, defaults included."""
+    memory_peak_bytes: int | UnsetType = UNSET
+    output_bytes: int | UnsetType = UNSET
+    scratch_bytes: int | UnsetType = UNSET
+    """What is written beside the output, and removed at the end."""
+    path: str | UnsetType = UNSET
+    """Absolute, inside the container: where the model would be published."""
+    published: bool | UnsetType = UNSET
+    """Whether a whole model is there now."""
+    error: str | UnsetType = UNSET
+    error_code: str | UnsetType = UNSET
+    hint: str | UnsetType = UNSET
+
+
+class ForecastPage(View, frozen=True):
+    """What the models of a request would come to, in its order."""
+
+    plans: list[ForecastView]
 
 
 class CancelView(View, frozen=True):
@@ -243,6 +291,9 @@ class PluginView(View, frozen=True):
     config_keys: list[ConfigKeyView]
     available: bool
     unavailable_reason: str | None
+    options: dict[str, object] | UnsetType = UNSET
+    """Of a converter: a JSON schema of what `config` may hold. `x-part` tells what decides the converted model
+    (`conversion`) from what the model server is told (`serving`)."""
 
 
 class PluginGroups(View, frozen=True):

@@ -11,6 +11,7 @@ ModelferryError
 │   ├── NotCancellable        cancelling what is being published this instant
 │   ├── JobActive             forgetting or retrying what has not ended
 │   ├── NotRetryable          retrying what is completed
+│   ├── NothingMade           asking how something was made that is not there
 │   ├── KeyInFlight           an Idempotency-Key whose first request is not answered yet
 │   ├── KeyReused             an Idempotency-Key that stood on another request
 │   └── NoSuchLimit
@@ -93,6 +94,12 @@ class NotRetryable(RequestError):
     """There is nothing to try again."""
 
     code = "not_retryable"
+
+
+class NothingMade(RequestError):
+    """The job has left nothing, or its record is gone."""
+
+    code = "nothing_made"
 
 
 class KeyInFlight(RequestError):
@@ -303,6 +310,13 @@ class RemoteCodeRefused(PermanentError):
 
     code = "remote_code_refused"
     hint = "An operator can allow this repository with MODELFERRY_TRUST_REMOTE_CODE."
+
+
+class PickleRefused(PermanentError):
+    """The weights are pickles, which are programs."""
+
+    code = "pickle_refused"
+    hint = "Look for a repository with safetensors, or let an operator allow this one with MODELFERRY_ALLOW_PICKLE."
 
 
 class ContentLost(PermanentError):

@@ -42,6 +42,6 @@ def job_state(operation: Operation, kind: StageKind, state: StageState, *, last:
 
 
 def _busy(operation: Operation, kind: StageKind) -> JobState:
-    if operation is Operation.DOWNLOAD or kind is StageKind.FETCH:
+    if operation is not Operation.CONVERT or kind in {StageKind.PLAN, StageKind.FETCH}:
         return JobState.DOWNLOADING
     return JobState.CONVERTING

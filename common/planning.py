@@ -10,12 +10,18 @@ import msgspec
 from common.errors import InvalidSpec, PluginUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
 from common.spec import Destination, JobSpec, MemoryRule, Source, Spec, Target
-from common.vocabulary import Format, ModelType, Operation, Pool, Precision, Priority, StageKind
+from common.vocabulary import Format, ModelType, Operation, Pool, Priority, StageKind
 
 OVMS_CONVERTER = "openvino"
 """The converter that `is_ovms` of the wire contract means; where it is not enabled, another that writes the same."""
 
+PULLED_FROM = "pulled_from"
+"""The key in a plan's result that names the repository to fetch instead."""
+COMPANIONS = "companions"
+"""The key in a plan's result that names what is to be fetched beside the source."""
+
 _NESTED = "openvino_config"
+_REQUIRE_IR = "require_ir"
 _ANY_DEVICE = "CPU"
 """What a conversion is made for: the device decides what a server is told, and by NPU's rules the options, but the
 same options make the same bytes for every device."""
@@ -42,6 +48,26 @@ class FetchWork(Spec, frozen=True):
     hub: str
     source: Source
     options: dict[str, object]
+    companions: dict[str, str] = {}
+    """Other models of the hub that belong to it: folder below the source -> name."""
+
+
+class Aim(Spec, frozen=True):
+    """What a source is fetched for, so that one that will not do is refused before its weights are moved."""
+
+    converter: str
+    target: Target
+    options: dict[str, object]
+    ready_made: str | None = None
+    """The one repository that may hold the very result already; it is fetched instead, where it does."""
+
+
+class PlanWork(Spec, frozen=True):
+    """Find out what a source is and whether it will do, before anything large is moved."""
+
+    fetch: FetchWork
+    destination: Destination
+    aim: Aim | None = None
 
 
 class ConvertWork(Spec, frozen=True):
@@ -64,8 +90,9 @@ class PublishWork(Spec, frozen=True):
     serving: dict[str, object] = {}
 
 
-Work = FetchWork | ConvertWork | PublishWork
+Work = PlanWork | FetchWork | ConvertWork | PublishWork
 WORK_TYPES: dict[StageKind, type[Work]] = {
+    StageKind.PLAN: PlanWork,
     StageKind.FETCH: FetchWork,
     StageKind.CONVERT: ConvertWork,
     StageKind.PUBLISH: PublishWork,
@@ -81,6 +108,8 @@ class StagePlan(Spec, frozen=True):
     hub: str = ""
     """Whom a fetch asks."""
     memory: MemoryRule | None = None
+    together: bool = False
+    """Whether it may come along with others that make something of the same artefact."""
 
 
 class Offer(Protocol):
@@ -112,16 +141,24 @@ def plan(wish: Wish, offer: Offer) -> JobSpec:
     return _download(wish, hub)
 
 
-def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
-    """The chain of stages that fulfils a spec, in order."""
+def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[StagePlan, ...]:
+    """The chain of stages that fulfils a spec, in order. `found` is the result of its plan, once that is known."""
     source, target = spec.source, spec.target
     fetch = FetchWork(hub=spec.hub, source=source, options=spec.hub_options)
-    chain = [_link(StageKind.FETCH, Pool.DOWNLOAD, fetch, hub=source.hub)]
+    chain = []
+    if spec.examined or spec.operation is Operation.PLAN:
+        work = PlanWork(fetch=fetch, destination=spec.destination, aim=_aim(spec))
+        chain.append(_link(StageKind.PLAN, Pool.DOWNLOAD, work, hub=source.hub))
+    if spec.operation is Operation.PLAN:
+        return tuple(chain)
+    if found is not None:
+        fetch = _as_found(fetch, found)
+    chain.append(_link(StageKind.FETCH, Pool.DOWNLOAD, fetch, hub=source.hub))
     publish_pool = Pool.DOWNLOAD
     if target is not None and spec.converter is not None:
         made = msgspec.structs.replace(target, device=_ANY_DEVICE)
         convert = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
-        chain.append(_link(StageKind.CONVERT, Pool.CONVERT, convert, memory=spec.memory))
+        chain.append(_link(StageKind.CONVERT, Pool.CONVERT, convert, memory=spec.memory, together=spec.together))
         # The convert worker has the converter's library at hand, which writes the serving files.
         publish_pool = Pool.CONVERT
     publish = PublishWork(
@@ -136,8 +173,36 @@ def stages(spec: JobSpec) -> tuple[StagePlan, ...]:
     return tuple(chain)
 
 
-def _link(kind: StageKind, pool: Pool, work: Work, *, hub: str = "", memory: MemoryRule | None = None) -> StagePlan:
-    return StagePlan(kind=kind, pool=pool, work=msgspec.to_builtins(work), hub=hub, memory=memory)
+def _as_found(fetch: FetchWork, found: Mapping[str, object]) -> FetchWork:
+    """What is to be fetched by the words of a plan."""
+    companions, ready = found.get(COMPANIONS), found.get(PULLED_FROM)
+    if isinstance(companions, dict):
+        fetch = msgspec.structs.replace(fetch, companions=companions)
+    return fetch if ready is None else ready_made_fetch(fetch, str(ready))
+
+
+def ready_made_fetch(fetch: FetchWork, repository: str) -> FetchWork:
+    """Fetch from the repository that may hold the converted model, which must then be there in that form."""
+    source = Source(hub=fetch.source.hub, name=repository)
+    return msgspec.structs.replace(fetch, source=source, options={**fetch.options, _REQUIRE_IR: True})
+
+
+def _aim(spec: JobSpec) -> Aim | None:
+    if spec.target is None or spec.converter is None:
+        return None
+    return Aim(converter=spec.converter, target=spec.target, options=spec.converter_options, ready_made=spec.ready_made)
+
+
+def _link(
+    kind: StageKind,
+    pool: Pool,
+    work: Work,
+    *,
+    hub: str = "",
+    memory: MemoryRule | None = None,
+    together: bool = False,
+) -> StagePlan:
+    return StagePlan(kind=kind, pool=pool, work=msgspec.to_builtins(work), hub=hub, memory=memory, together=together)
 
 
 def work_key(kind: StageKind, work: dict[str, object], artefact: str | None) -> str:
@@ -197,22 +262,28 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     config = flatten(wish.config)
     device = _device(config)
     about_source = {key: value for key, value in config.items() if key in hub.options.__struct_fields__}
-    about_target = {key: value for key, value in config.items() if key not in about_source}
-    precision, recipe, serving = converter.normalise(model_type, _precision(config), device, about_target)
+    only_source = about_source.keys() - set(converter.options.__struct_fields__)
+    about_target = {key: value for key, value in config.items() if key not in only_source}
+    precision, recipe, serving = converter.normalise(model_type, device, about_target)
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
+    options = msgspec.to_builtins(converter.bind(recipe))
+    source = _source(wish, hub)
     folder = f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
     return JobSpec(
         hub=hub.name,
         operation=Operation.CONVERT,
-        source=_source(wish, hub),
+        source=source,
         model_type=model_type,
         target=target,
         converter=converter.name,
         destination=Destination(root=wish.root, folder=folder),
         hub_options=msgspec.to_builtins(hub.bind(about_source)),
-        converter_options=msgspec.to_builtins(converter.bind(recipe)),
+        converter_options=options,
         serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
-        memory=converter.memory,
+        memory=converter.memory(target, options) if converter.memory else None,
+        examined=converter.examine is not None,
+        ready_made=converter.ready_made(source, target, options) if converter.ready_made else None,
+        together=bool(converter.together and converter.together(target, options)),
         priority=wish.priority,
         config=wish.config,
     )
@@ -229,14 +300,6 @@ def _converter(offer: Offer) -> ConverterPlugin[Any]:
         raise PluginUnavailable(f"OpenVINO conversion requested but plugin is not available: {error}") from error
 
 
-def _precision(config: Mapping[str, object]) -> Precision:
-    named = config.get("precision") or config.get("weight-format") or Precision.INT8
-    try:
-        return Precision(str(named).strip().lower())
-    except ValueError as error:
-        raise InvalidSpec(f"Invalid precision '{str(named)[:40]}'. Use {', '.join(Precision)}.") from error
-
-
 def _device(config: Mapping[str, object]) -> str:
     named = str(config.get("device") or config.get("target_device") or "CPU").strip().upper()
     if not _DEVICE.fullmatch(named):
@@ -244,10 +307,12 @@ def _device(config: Mapping[str, object]) -> str:
     return named
 
 
-def _model_type(wish: Wish, converter: ConverterPlugin[Any]) -> ModelType:
+def _model_type(wish: Wish, converter: ConverterPlugin[Any]) -> ModelType | None:
     known = ", ".join(sorted(converter.model_types))
     if wish.model_type is None:
-        raise InvalidSpec(f"A conversion needs 'type', one of: {known}.")
+        if converter.examine is None:
+            raise InvalidSpec(f"A conversion needs 'type', one of: {known}.")
+        return None
     if wish.model_type not in converter.model_types:
         raise InvalidSpec(
             f"Invalid model_type: {wish.model_type.value}. It cannot be converted; types that can: {known}."

@@ -1,7 +1,7 @@
 """The plugin contract: what a hub or a converter must do, and how it is described without loading it."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast
@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import msgspec
 
 from common.errors import InvalidSpec, PluginNotInstalled
-from common.spec import Manifest, MemoryRule, Progress, Source, Target
+from common.spec import Evidence, Manifest, MemoryRule, Progress, Source, Target
 from common.vocabulary import Format, ModelType, Precision
 
 O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741 - O for options, as O_contra
@@ -17,9 +17,56 @@ O_contra = TypeVar("O_contra", bound=msgspec.Struct, contravariant=True)
 
 
 Normalise = Callable[
-    [ModelType, Precision, str, Mapping[str, object]], tuple[Precision, dict[str, object], dict[str, object]]
+    [ModelType | None, str, Mapping[str, object]], tuple[Precision, dict[str, object], dict[str, object]]
 ]
-"""(type, precision, device, config) -> (precision that will be used, options, serving). Raises InvalidSpec."""
+"""(type or None, device, config) -> (precision that will be used, options, serving). Raises InvalidSpec."""
+
+
+class Dossier(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a source before its weights are fetched."""
+
+    source: Source
+    revision: str
+    sizes: dict[str, int | None]
+    """Every file that would be fetched: path -> bytes."""
+    documents: dict[str, object] = {}
+    """Those of them that the converter's `papers` name, parsed: path -> JSON value. One that is no JSON is absent."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows a conversion of one source at one revision."""
+
+    code: bool = False
+    """The repository's own Python code may run."""
+    pickles: bool = False
+    """Weights may be read from pickles."""
+    profiles: tuple[str, ...] = ()
+    """The environments that the convert workers have beside their own."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What an examination of a dossier has found."""
+
+    model_type: ModelType
+    options: dict[str, object]
+    """The options, completed by what only the model itself can tell. Equal wishes give equal ones."""
+    companions: dict[str, str] = {}
+    """What else the conversion reads: folder below the source -> the name of a model of the same hub."""
+    facts: dict[str, str] = {}
+    """For people: the task, the architecture, what will do the work."""
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion will need and leave, as far as sizes tell. In bytes."""
+
+    peak_memory_bytes: int
+    output_bytes: int
+    scratch_bytes: int
+    """What it writes beside the output, and removes at its end."""
+
+
+Examine = Callable[[Dossier, Target, Mapping[str, object], Policy], Finding]
+"""(dossier, target, options, policy) -> finding. Reads no weights and imports nothing heavy. Raises StageError."""
 
 
 class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,12 +152,23 @@ class Hub(Protocol[O_contra]):
         """
 
 
-class Converter(Protocol[O_contra]):
-    """A tool that brings a fetched model into another form."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order(Generic[O]):
+    """One form that a model is wanted in. Its target names a type, and its options are complete."""
 
-    def convert(self, model: Path, target: Target, options: O_contra, attempt: Attempt) -> None:
-        """Read the fetched files at `model`, write the converted ones to the workspace, and prove that they run.
+    target: Target
+    options: O
+    folder: Path
+    """Where the files of the result go: a directory of the workspace that the converter makes."""
 
+
+class Converter(Protocol[O]):
+    """A tool that brings a fetched model into other forms."""
+
+    def convert(self, model: Path, orders: Sequence[Order[O]], attempt: Attempt) -> tuple[Evidence | None, ...]:
+        """Read the fetched files at `model`, write the converted ones, and prove that they run.
+
+        The first order must be fulfilled; the others come along where that is cheap, and are None where they do not.
         Raises StageError: UnsupportedModel, InvalidParameters, OutOfMemory, ConversionFailed, OutputIncomplete,
         VerificationFailed, RemoteCodeRefused.
         """
@@ -124,7 +182,7 @@ class Converter(Protocol[O_contra]):
         The caller holds the folder's lock. Raises PublicationRefused when the index cannot be read.
         """
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, options: O) -> dict[str, str]:
         """The tools whose versions decide the bytes of a result, for cache keys and manifests."""
 
 
@@ -196,8 +254,20 @@ class ConverterPlugin(Generic[O]):
     fragile: tuple[str, ...] = ()
     """Modules that may be absent, but break the converter where they are installed and cannot be imported."""
     settings: frozenset[str] = frozenset()
-    memory: MemoryRule | None = None
-    """What is kept free for a conversion before it starts."""
+    memory: Callable[[Target, Mapping[str, object]], MemoryRule] | None = None
+    """(target, options) -> what is kept free for a conversion before it starts."""
+    papers: tuple[str, ...] = ()
+    """Patterns of the small files that `examine` reads; they are fetched first."""
+    examine: Examine | None = None
+    """Find out whether and how a source can be converted; without it, every one of a known type is worth a try."""
+    ready_made: Callable[[Source, Target, Mapping[str, object]], str | None] | None = None
+    """(source, target, options) -> the one repository of the same hub that may hold this very result already."""
+    predict: Callable[[Dossier, Target, Mapping[str, object]], Prediction] | None = None
+    """(dossier, target, options) -> what the conversion will need."""
+    data: Callable[[Mapping[str, object]], str | None] | None = None
+    """options -> the path below MODELS_DIR of other data that they read. Its digest becomes option `dataset_sha256`."""
+    together: Callable[[Target, Mapping[str, object]], bool] | None = None
+    """(target, options) -> whether this order may come along with others of the same source."""
 
     def bind(self, raw: Mapping[str, object]) -> O:
         """Check the options that decide the bytes. Raises InvalidSpec on an unknown or ill-typed one."""
@@ -212,7 +282,7 @@ class ConverterPlugin(Generic[O]):
         return bool(
             self.reads & fetched
             and self.writes is target.format
-            and target.model_type in self.model_types
+            and (target.model_type is None or target.model_type in self.model_types)
             and target.precision in self.precisions
         )
 

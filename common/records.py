@@ -132,6 +132,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The predicted peak of a conversion."""
     input: str | None = None
     """The artefact that the stage before this one left."""
+    siblings: tuple[dict[str, object], ...] = ()
+    """Work of queued stages that make something else of the same artefact, and may come along."""
     job_ids: tuple[str, ...] = ()
     progress: Progress | None = None
     """How far an earlier attempt had come."""

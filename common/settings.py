@@ -1,5 +1,6 @@
 """The environment, read once into one frozen struct. No other module looks at it."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -55,7 +56,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_budget_mb: int = 0
     """What the conversions of one machine may use together; 0 is what is free when its worker starts."""
     trust_remote_code: str = ""
-    """Repositories, with commas, whose own Python code may run during a conversion."""
+    """Repositories at commits (`org/name@commit`), with commas, whose own Python code may run during a conversion."""
+    allow_pickle: str = ""
+    """Repositories, with commas, whose weights may be read from pickles; `*` is all of them."""
+    pull: Literal["on", "off"] = "on"
+    """Whether a model that the hub holds ready-made in the wanted form is taken instead of converted."""
+    profiles: str = ""
+    """Environments for conversions beside the worker's own: `name=folder`, with commas."""
 
     lease_s: float = 60.0
     heartbeat_s: float = 0.5
@@ -91,12 +98,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.models_dir.absolute() / ".modelferry" / "state"
 
     @property
+    def profile_folders(self) -> dict[str, str]:
+        """Profile -> the folder of its packages."""
+        pairs = (entry.partition("=") for entry in self.profiles.split(",") if entry.strip())
+        return {name.strip(): folder.strip() for name, _, folder in pairs}
+
+    @property
     def plugin_settings(self) -> dict[str, str]:
         """What plugins may ask for by name; see `plugins.Access`."""
         return {
             "HF_ENDPOINT": self.hf_endpoint,
             "REQUESTS_CA_BUNDLE": self.requests_ca_bundle,
             "MODELFERRY_TRUST_REMOTE_CODE": self.trust_remote_code,
+            "MODELFERRY_ALLOW_PICKLE": self.allow_pickle,
+            "MODELFERRY_PULL": self.pull,
+            "MODELFERRY_PROFILES": json.dumps(dict(self.profile_folders)),
+            "MODELS_DIR": str(self.models_dir),
         }
 
     @property
@@ -179,6 +196,18 @@ def _check(settings: Settings) -> None:
     for field in ("spare_mb", "convert_memory_mb", "memory_budget_mb", "keep_jobs_days", "keep_jobs"):
         if getattr(settings, field) < 0:
             msg = f"{_variable(field)} must not be negative"
+            raise SettingsError(msg)
+    _check_lists(settings)
+
+
+def _check_lists(settings: Settings) -> None:
+    for repository in filter(None, (entry.strip() for entry in settings.trust_remote_code.split(","))):
+        if repository != "*" and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}", repository, re.ASCII):
+            msg = f"{_variable('trust_remote_code')} must name repositories with commits, as org/name@<40 hex digits>"
+            raise SettingsError(msg)
+    for name, folder in settings.profile_folders.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", name) or not folder.startswith("/"):
+            msg = f"{_variable('profiles')} must be pairs of a name and an absolute folder, as name=/folder"
             raise SettingsError(msg)
 
 

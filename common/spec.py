@@ -57,6 +57,8 @@ class Manifest(Spec, frozen=True):
     format: Format
     files: tuple[RemoteFile, ...]
     licence: str | None = None
+    made_of: tuple[str, ...] = ()
+    """The models that this one was made of, by its own words."""
 
     @property
     def total_bytes(self) -> int | None:
@@ -69,7 +71,8 @@ class Target(Spec, frozen=True):
     """Which form is wanted. `device` is upper case: CPU, GPU, NPU or HETERO:a,b."""
 
     format: Format
-    model_type: ModelType
+    model_type: ModelType | None
+    """None is whatever the model turns out to be."""
     precision: Precision
     device: str
 
@@ -95,6 +98,33 @@ class MemoryRule(Spec, frozen=True):
         return self.base_bytes + int(self.per_byte * source_bytes)
 
 
+class Similarity(Spec, frozen=True):
+    """How much a converted model's answers resemble those of its source, over a few inputs. 1 is equal."""
+
+    measure: str
+    """`cosine`; `top1`: how often the likeliest token is the same; `kl`: the exponential of minus the divergence."""
+    value: float
+    samples: int
+
+
+class Evidence(Spec, frozen=True):
+    """How a conversion went, and what was seen of its result."""
+
+    engine: str
+    """What did the work, such as `fast` or `strict`."""
+    profile: str
+    """The Python environment that did it."""
+    forms: int = 1
+    """How many precisions came from the same load and trace of the source."""
+    seconds: dict[str, float] = {}
+    """How long each step took."""
+    peak_memory_bytes: int = 0
+    """The most memory that the process had, the libraries included; of all that it made in one go."""
+    checks: tuple[str, ...] = ()
+    """What was proven, in words."""
+    similarity: Similarity | None = None
+
+
 class JobSpec(Spec, frozen=True):
     """One wish: a model, present in one form, at one place. It has been validated in full."""
 
@@ -111,6 +141,12 @@ class JobSpec(Spec, frozen=True):
     serving_options: dict[str, object]
     memory: MemoryRule | None = None
     """Of the conversion."""
+    examined: bool = False
+    """Whether the source is judged before it is fetched."""
+    ready_made: str | None = None
+    """The one repository that may hold the conversion's result already."""
+    together: bool = False
+    """Whether the conversion may come along with others of the same source."""
     priority: Priority = Priority.NORMAL
     config: dict[str, object] = {}
     """The client's own options, as they came; shown, never acted on."""

@@ -17,6 +17,7 @@ class JobState(StrEnum):
 class StageKind(StrEnum):
     """One step of a job."""
 
+    PLAN = "plan"
     FETCH = "fetch"
     CONVERT = "convert"
     PUBLISH = "publish"
@@ -62,6 +63,8 @@ class Operation(StrEnum):
 
     DOWNLOAD = "download"
     CONVERT = "convert"
+    PLAN = "plan"
+    """To find out what a job would do. Clients of the contract never see such jobs."""
 
 
 class Phase(StrEnum):
@@ -94,12 +97,20 @@ class ModelType(StrEnum):
 
 
 class Precision(StrEnum):
-    """The number format of a converted model's weights."""
+    """The number format of a converted model: of its weights, and where there are two words, of its activations."""
 
     INT4 = "int4"
     INT8 = "int8"
     FP16 = "fp16"
     FP32 = "fp32"
+    MXFP4 = "mxfp4"
+    NF4 = "nf4"
+    CB4 = "cb4"
+    F8E4M3 = "f8e4m3"
+    F8E5M2 = "f8e5m2"
+    CB4_F8E4M3 = "cb4_f8e4m3"
+    INT4_F8E4M3 = "int4_f8e4m3"
+    INT4_F8E5M2 = "int4_f8e5m2"
 
 
 class Format(StrEnum):

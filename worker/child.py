@@ -15,13 +15,16 @@ from common.clock import utc_now
 from common.errors import JobCancelled, RequestError, StageError, TransientError
 from common.log import configure
 from common.outcome import Cancelled, Failed, Outcome, Retry, unexpected
-from common.planning import WORK_TYPES, ConvertWork, FetchWork, PublishWork
+from common.planning import WORK_TYPES, ConvertWork, FetchWork, PlanWork, PublishWork
+from common.vocabulary import StageKind
 from worker.attempt import StageAttempt
 from worker.forkserver import Channel
+from worker.isolation import isolate
 from worker.machine import no_memory
 from worker.messages import Ended, StageRequest
 from worker.stages.convert import convert
 from worker.stages.fetch import fetch
+from worker.stages.plan import foresee
 from worker.stages.publish import show
 from worker.stages.tools import Tools
 from worker.workspace import Workspace
@@ -63,6 +66,8 @@ def _run(request: StageRequest, channel: Channel) -> Outcome:
     rooms = Workspace(Path(request.workspace))
     rooms.prepare()
     tempfile.tempdir = str(rooms.scratch)
+    # Before anything of a stranger's is looked at: what converts has no business outside.
+    confined = isolate(rooms.scratch / "home") if request.kind is StageKind.CONVERT else True
     volume = Volume(Path(request.models_dir))
     attempt = StageAttempt(channel, volume, rooms, request.limits)
     attempt.listen_for_cancel()
@@ -72,14 +77,18 @@ def _run(request: StageRequest, channel: Channel) -> Outcome:
         attempt=attempt,
         settings=request.settings,
         secrets=request.secrets,
+        confined=confined,
         now=utc_now,
     )
     work = msgspec.convert(request.work, WORK_TYPES[request.kind])
     match work:
+        case PlanWork():
+            return foresee(work, tools)
         case FetchWork():
             return fetch(work, tools)
         case ConvertWork():
-            return convert(work, request.input, tools)
+            siblings = [msgspec.convert(one, ConvertWork) for one in request.siblings]
+            return convert(work, siblings, request.input, tools)
         case PublishWork():
             return show(work, request.input, tools)
         case _:

@@ -16,6 +16,8 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     kind: StageKind
     work: dict[str, object]
     input: str | None
+    siblings: tuple[dict[str, object], ...] = ()
+    """Work on the same artefact that waits, and may come along."""
     models_dir: str
     workspace: str
     enabled_plugins: str

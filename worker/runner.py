@@ -150,11 +150,12 @@ class Runner:
             kind=claim.kind,
             work=claim.work,
             input=claim.input,
+            siblings=claim.siblings,
             models_dir=str(self.volume.root),
             workspace=str(rooms.root),
             enabled_plugins=settings.enabled_plugins,
             settings=settings.plugin_settings,
-            secrets=settings.plugin_secrets if claim.kind is StageKind.FETCH else {},
+            secrets=settings.plugin_secrets if claim.kind in {StageKind.FETCH, StageKind.PLAN} else {},
             limits=transfer_limits(settings),
         )
         limit = self._memory_limit(claim)

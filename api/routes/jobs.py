@@ -72,6 +72,18 @@ def list_attempts(job_id: FromPath[str], jobs: NamedDependency[Jobs]) -> Attempt
     return attempt_page(jobs.attempts(job_id))
 
 
+@get(
+    "/jobs/{job_id:str}/provenance",
+    sync_to_thread=True,
+    tags=["jobs"],
+    summary="Export how a model came to be",
+    responses=documented(400, 404, 409, 503),
+)
+def get_provenance(job_id: FromPath[str], jobs: NamedDependency[Jobs]) -> dict[str, object]:
+    """An in-toto statement with a SLSA provenance predicate, not signed."""
+    return jobs.provenance(job_id)
+
+
 @post(
     "/jobs/{job_id:str}/cancel",
     status_code=HTTP_200_OK,

@@ -11,8 +11,8 @@ from api.problems import AnyRequest, documented
 from api.routes.asking import HEADERS, REPLAYED_HEADER, read_asker, replayed
 from api.routes.documented import reads
 from api.usecases import Jobs
-from api.views import Places, job_view, result_line, started
-from api.wire import JobPage, ResultPage, Started
+from api.views import Places, forecast_page, job_view, result_line, started
+from api.wire import ForecastPage, JobPage, ResultPage, Started
 from common.vocabulary import JobState
 
 
@@ -34,6 +34,28 @@ def download_models(
     asker = read_asker(request, "submit", submission.download_path, body)
     accepted = jobs.submit(submission.wishes, submission.download_path, asker)
     return Response(started(accepted.ids), headers=replayed(accepted))
+
+
+@post(
+    "/models/plan",
+    status_code=HTTP_200_OK,
+    sync_to_thread=True,
+    tags=["models"],
+    summary="Find out what a submission would do",
+    operation_class=reads(query=SubmitQuery, body=ModelDownloadRequest),
+    responses=documented(400, 413, 422, 503),
+)
+def plan_models(
+    request: AnyRequest,
+    query: QueryParams,
+    body: RawBody,
+    jobs: NamedDependency[Jobs],
+    places: NamedDependency[Places],
+) -> ForecastPage:
+    content_type = request.headers.get("content-type")
+    submission = read_submission(query.multi_items(), body, content_type, jobs.catalog.hubs)
+    asker = read_asker(request, "plan", submission.download_path, body)
+    return forecast_page(jobs.plan(submission.wishes, submission.download_path, asker), places)
 
 
 @get(

@@ -13,7 +13,7 @@ from common.artefacts.blobs import BlobStore, StoredFile, sha256_of
 from common.artefacts.durable import write_atomically
 from common.artefacts.layout import PRIVATE_NAME, Volume
 from common.errors import ContentLost, SourceUnsafe
-from common.spec import MANIFEST_NAME, Manifest, Source, Target, check_distinct, check_file_path
+from common.spec import MANIFEST_NAME, Evidence, Manifest, Source, Target, check_distinct, check_file_path
 from common.vocabulary import Format, ModelType
 
 Kind = Literal["source", "converted"]
@@ -39,6 +39,7 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     input: str | None = None
     """The artefact that a converted one was made of."""
     versions: dict[str, str] = {}
+    evidence: Evidence | None = None
     created_at: str
 
     @property
@@ -63,6 +64,7 @@ class PublishedManifest(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, object]
     serving: dict[str, object]
     versions: dict[str, str]
+    evidence: Evidence | None = None
     artefact: str
     files: tuple[StoredFile, ...]
     published_at: str

@@ -12,6 +12,8 @@ class HuggingFaceOptions(Spec, frozen=True):
     """Fetch what one of these fits, and nothing else, instead of the preset's choice."""
     exclude: tuple[str, ...] = ()
     """Act as if the repository did not hold these."""
+    variant: str | None = None
+    """Which of several forms of the same weights, such as `fp16`; their names have this before the ending."""
     require_ir: bool = False
     """Fetch the model that is already in OpenVINO's form, and refuse a repository that holds none."""
     extra: dict[str, object] = {}

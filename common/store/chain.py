@@ -56,7 +56,7 @@ _SHOW = (
     .where(JobRow.stage_id == bindparam("the_stage"), JobRow.ended_at.is_(None))
     .values(
         state=case(
-            (JobRow.operation == Operation.DOWNLOAD.value, bindparam("as_download")), else_=bindparam("as_conversion")
+            (JobRow.operation == Operation.CONVERT.value, bindparam("as_conversion")), else_=bindparam("as_download")
         )
     )
     .returning(JobRow.id)
@@ -131,6 +131,7 @@ def join_stage(
         "rank": rank,
         "memory_bytes": plan.memory.peak_bytes(source_bytes) if plan.memory else 0,
         "input": artefact,
+        "batch": artefact if plan.together else None,
     }
     while True:
         made = connection.execute(_NEW_STAGE[connection.dialect.name], fresh).scalar()
@@ -154,15 +155,18 @@ def advance(
     """Put a job on its next stage, or complete it. Returns the pool that has got work, or the events of its end."""
     spec = msgspec.convert(job.spec, JobSpec)
     position = job.position + 1
-    chain = stages(spec)
+    chain = stages(spec, result)
     if position == len(chain):
         return end_job(connection, job.id, JobState.COMPLETED, result=result)
+    following = chain[position]
     standing = Standing(tenant=job.tenant, priority=spec.priority)
-    joined = join_stage(connection, chain[position], standing, artefact=artefact, source_bytes=source_bytes)
+    # A fetch starts from nothing, so that those who want the source for other ends can share it.
+    before = None if following.kind is StageKind.FETCH else artefact
+    joined = join_stage(connection, following, standing, artefact=before, source_bytes=source_bytes)
     link(connection, job.id, position, joined)
     changed = {"the_job": job.id, "the_stage": joined.id, "the_position": position}
     connection.execute(_ON_STAGE, {**changed, "the_state": joined.state_of(spec.operation, position)})
-    return Pool(chain[position].pool)
+    return Pool(following.pool)
 
 
 def link(connection: Connection, job_id: str, position: int, stage: Joined) -> None:

@@ -20,7 +20,7 @@ from common.store.database import AnyRow, AnySelect, Database, Lock, Now, alone
 from common.store.retention import forget
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
 from common.store.turns import Standing
-from common.vocabulary import JobState, Pool, StageKind, StageState
+from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
 
 _NEW_JOB = insert(JobRow).values(created_at=Now())
 
@@ -110,7 +110,8 @@ class JobStore:
     def count(self, state: JobState | None = None, model_name: str | None = None) -> int:
         """How many jobs there are."""
         with self._database.read() as connection:
-            return int(connection.execute(_filtered(select(func.count(JobRow.seq)), state, model_name)).scalar_one())
+            counted = select(func.count(JobRow.seq)).where(JobRow.operation != Operation.PLAN.value)
+            return int(connection.execute(_filtered(counted, state, model_name)).scalar_one())
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """Every attempt at the job's stages, oldest first. Raises NoSuchJob."""
@@ -247,24 +248,30 @@ def _cancel_stage(connection: Connection, stage_id: str, *, running: bool) -> No
 
 
 def _select_jobs() -> AnySelect:
-    fetch_link = aliased(JobStageRow)
     fetch = aliased(StageRow)
+    fetched = (
+        select(fetch.progress)
+        .join(JobStageRow, JobStageRow.stage_id == fetch.id)
+        .where(JobStageRow.job_id == JobRow.id, fetch.kind == StageKind.FETCH.value)
+        .limit(1)
+        .correlate(JobRow)
+        .scalar_subquery()
+    )
     return (
         select(
             JobRow.seq, JobRow.id, JobRow.spec, JobRow.state, JobRow.tenant, JobRow.retry_of, JobRow.created_at,
             JobRow.ended_at, JobRow.error_code, JobRow.error, JobRow.hint, JobRow.result,
             StageRow.kind.label("stage_kind"), StageRow.state.label("stage_state"), StageRow.attempt,
             StageRow.not_before, StageRow.last_code, StageRow.last_error,
-            StageRow.progress, fetch.progress.label("fetched"),
+            StageRow.progress, fetched.label("fetched"),
         )
         .outerjoin(StageRow, StageRow.id == JobRow.stage_id)
-        .outerjoin(fetch_link, (fetch_link.job_id == JobRow.id) & (fetch_link.position == 0))
-        .outerjoin(fetch, fetch.id == fetch_link.stage_id)
     )  # fmt: skip
 
 
-_JOBS = _select_jobs()
-_ONE = _JOBS.where(JobRow.id == bindparam("the_job"))
+_JOBS = _select_jobs().where(JobRow.operation != Operation.PLAN.value)
+"""What clients are shown: a plan is for the one who has asked for it."""
+_ONE = _select_jobs().where(JobRow.id == bindparam("the_job"))
 
 
 _FIRST, _LAST = 0, 2**63 - 1

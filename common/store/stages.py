@@ -5,7 +5,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import aliased
 
 from common.errors import RateLimited, WorkerLost
 from common.lifecycle import before
@@ -25,6 +37,7 @@ _PATIENCE_S = 600.0
 """A conversion that has waited so long for memory is not passed any more by smaller ones."""
 _WINDOW = 50
 """So many waiting conversions are looked at for one that fits."""
+_MOST_SIBLINGS = 8
 _OBEDIENCE_S = 6 * 3600.0
 """For so long a hub may say when to come back without that counting as a failure."""
 
@@ -83,6 +96,7 @@ class StageStore:
             if row is None:
                 return None
             kind = StageKind(row.kind)
+            siblings = _siblings(connection, row)
             jobs = show_state(connection, row.id, kind, StageState.RUNNING)
             record(connection, event("stage.claimed", stage_id=row.id, attempt=row.attempt, note=owner))
         return Claim(
@@ -95,6 +109,7 @@ class StageStore:
             hub=row.hub,
             memory_bytes=row.memory_bytes,
             input=row.input,
+            siblings=siblings,
             job_ids=tuple(jobs),
             progress=None if row.progress is None else msgspec.convert(row.progress, Progress),
         )
@@ -255,7 +270,29 @@ class StageStore:
 
 def _claimable(pool: Pool) -> tuple[ColumnElement[bool], ...]:
     due = or_(StageRow.not_before.is_(None), ~ahead(StageRow.not_before, StageRow.wait_s))
-    return (StageRow.pool == pool.value, QUEUED, StageRow.cancel_at.is_(None), due, *limits.within_limits(pool))
+    waiting = (StageRow.pool == pool.value, QUEUED, StageRow.cancel_at.is_(None), due)
+    return (*waiting, *limits.within_limits(pool), *([_its_batch_is_idle()] if pool is Pool.CONVERT else []))
+
+
+def _its_batch_is_idle() -> ColumnElement[bool]:
+    """What is made of the same artefact in this moment may bring this stage's result along: it is worth waiting for."""
+    other = aliased(StageRow)
+    return ~exists().where(other.batch == StageRow.batch, other.state == literal_column("'running'"))
+
+
+_BATCH = (
+    select(StageRow.work)
+    .where(StageRow.batch == bindparam("the_batch"), QUEUED, StageRow.cancel_at.is_(None))
+    .order_by(StageRow.created_at, StageRow.id)
+    .limit(_MOST_SIBLINGS)
+)
+
+
+def _siblings(connection: Connection, stage: AnyRow) -> tuple[dict[str, object], ...]:
+    """The work of the stages that may come along with this one. It is a hint: they stay in their queue."""
+    if stage.batch is None:
+        return ()
+    return tuple(connection.execute(_BATCH, {"the_batch": stage.batch}).scalars())
 
 
 _ORDER = (StageRow.rank, StageRow.created_at, StageRow.id)
@@ -274,7 +311,7 @@ def _claim(chosen: ColumnElement[bool]) -> Any:
         )
         .returning(
             StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.hub, StageRow.memory_bytes,
-            StageRow.input, StageRow.progress,
+            StageRow.input, StageRow.batch, StageRow.progress,
         )
     )  # fmt: skip
 

@@ -68,6 +68,8 @@ class StageRow(Row):
     """The predicted peak; 0 for what needs little."""
     input: Mapped[str | None] = mapped_column(String(80))
     """The artefact that the stage before left."""
+    batch: Mapped[str | None] = mapped_column(String(80))
+    """That artefact again, where what is made of it may be made in one go: then no two such stages run at once."""
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
@@ -115,6 +117,12 @@ class StageRow(Row):
             "rank",
             sqlite_where=text("state = 'queued'"),
             postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "stages_of_batch",
+            "batch",
+            sqlite_where=text("batch IS NOT NULL"),
+            postgresql_where=text("batch IS NOT NULL"),
         ),
         Index(
             "stages_leased",

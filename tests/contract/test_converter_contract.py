@@ -7,11 +7,12 @@ import pytest
 
 from common.catalog.registry import Catalog
 from common.errors import InvalidSpec, PluginUnavailable
-from common.plugins import Access, ConverterPlugin
+from common.plugins import Access, ConverterPlugin, Order
 from common.spec import Target
-from common.vocabulary import Format, Precision
+from common.vocabulary import Format, ModelType, Precision
 from tests.fakes.attempt import LocalAttempt
 
+OF_WEIGHTS = {Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32}
 PLUGINS = Path(__file__).parent.parent / "fakes" / "plugins"
 
 
@@ -37,7 +38,9 @@ def test_the_descriptor_is_whole(plugin: ConverterPlugin) -> None:
 def test_options_are_closed_and_travel_as_json(plugin: ConverterPlugin) -> None:
     for model_type in plugin.model_types:
         for precision in plugin.precisions:
-            used, recipe, serving = plugin.normalise(model_type, precision, "CPU", {})
+            if model_type is not ModelType.LLM and precision not in OF_WEIGHTS:
+                continue  # which types take which of these is the converter's own affair
+            used, recipe, serving = plugin.normalise(model_type, "CPU", asked_for(precision))
             target = Target(format=plugin.writes, model_type=model_type, precision=used, device="CPU")
             assert plugin.suits(plugin.reads, target)
             for bind, raw in ((plugin.bind, recipe), (plugin.bind_serving, serving)):
@@ -49,6 +52,17 @@ def test_options_are_closed_and_travel_as_json(plugin: ConverterPlugin) -> None:
         plugin.bind_serving({"no such option": 1})
 
 
+def asked_for(precision: Precision) -> dict[str, object]:
+    """The least that a client says to get this number format."""
+    match precision:
+        case Precision.INT4 | Precision.INT8 | Precision.FP16 | Precision.FP32:
+            return {"precision": precision.value}
+        case Precision.MXFP4 | Precision.NF4 | Precision.CB4:
+            return {"weight_format": precision.value}
+        case _:
+            return {"quant_mode": precision.value, "dataset": "path:texts.txt"}
+
+
 def test_a_converter_writes_below_output_and_serving_can_be_repeated(third_party: Path, tmp_path: Path) -> None:
     del third_party
     plugin = Catalog.installed("noisy").converters["noisy"]
@@ -56,13 +70,14 @@ def test_a_converter_writes_below_output_and_serving_can_be_repeated(third_party
     model_type = next(iter(plugin.model_types))
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=Precision.INT8, device="CPU")
     attempt = LocalAttempt(tmp_path / "attempt")
-    converter.convert(tmp_path, target, plugin.bind({}), attempt)
     output = attempt.workspace / "output"
+    order = Order(target=target, options=plugin.bind({}), folder=output)
+    assert [one is not None for one in converter.convert(tmp_path, [order], attempt)] == [True]
     assert [path.name for path in output.iterdir()] == ["openvino_model.xml"]
     for _ in range(2):
         converter.serve(output, "org/model", target, {})
         converter.register(tmp_path, "org/model")
-    assert converter.versions()
+    assert converter.versions(plugin.bind({}))
 
 
 def test_a_plugin_that_cannot_be_imported_stops_only_those_who_asked_for_it(

@@ -108,3 +108,42 @@ def test_only_the_door_for_openvino_models_insists_on_them() -> None:
     assert HUGGINGFACE.bind({"quantize": "coco", "include": ["*.json"]}) == HuggingFaceOptions(
         include=("*.json",), extra={"quantize": "coco"}
     )
+
+
+PIPELINE = [
+    "model_index.json",
+    "v1-5-pruned.safetensors",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+    "text_encoder/model.safetensors",
+    "text_encoder/model.fp16-00001-of-00002.safetensors",
+]
+
+
+def weights(paths: list[str], **options: object) -> set[str]:
+    chosen, _ = select(paths, HuggingFaceOptions(**options))  # type: ignore[arg-type]
+    return {path for path in chosen if path.endswith(".safetensors")}
+
+
+def test_a_pipeline_is_fetched_once_and_not_in_every_variant() -> None:
+    assert weights(PIPELINE) == {
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.safetensors",
+    }
+
+
+def test_a_variant_that_is_asked_for_is_taken_where_it_is() -> None:
+    assert weights(PIPELINE, variant="fp16") == {
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.fp16-00001-of-00002.safetensors",
+    }
+    assert weights(["model.safetensors"], variant="fp16") == {"model.safetensors"}
+
+
+def test_whoever_names_files_gets_them_all() -> None:
+    assert weights(PIPELINE, include=("unet/*",)) == {path for path in PIPELINE if path.startswith("unet/diff")}

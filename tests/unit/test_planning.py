@@ -1,5 +1,6 @@
 """From wishes to stages: what is refused, where it goes, and what shares work."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,9 +42,10 @@ def test_a_download_is_fetched_and_published() -> None:
     ]
 
 
-def test_a_conversion_is_fetched_converted_and_published() -> None:
+def test_a_conversion_is_judged_fetched_converted_and_published() -> None:
     spec = plan(a_conversion_wish(), ALL)
     assert [(stage.kind, stage.pool) for stage in stages(spec)] == [
+        (StageKind.PLAN, Pool.DOWNLOAD),
         (StageKind.FETCH, Pool.DOWNLOAD),
         (StageKind.CONVERT, Pool.CONVERT),
         (StageKind.PUBLISH, Pool.CONVERT),
@@ -78,17 +80,17 @@ def test_the_nested_block_of_older_documents_counts_below_the_flat_keys() -> Non
 
 
 def test_case_21_a_huggingface_model_is_converted_in_the_same_job() -> None:
-    assert keys(a_conversion_wish(hub="huggingface"))[:2] == keys(a_conversion_wish(hub="openvino"))[:2]
+    assert keys(a_conversion_wish(hub="huggingface"))[1:3] == keys(a_conversion_wish(hub="openvino"))[1:3]
 
 
 def test_a_download_and_a_conversion_of_one_source_share_the_fetch() -> None:
-    assert keys(a_wish())[0] == keys(a_conversion_wish())[0]
+    assert keys(a_wish())[0] == keys(a_conversion_wish())[1]
 
 
 def test_serving_options_do_not_ask_for_another_conversion() -> None:
     small, large = (keys(a_conversion_wish(config={"cache_size": size})) for size in (1, 2))
-    assert small[:2] == large[:2]
-    assert small[2] != large[2]
+    assert small[:3] == large[:3]
+    assert small[3] != large[3]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,45 @@ def test_another_source_is_other_work(changes: dict[str, object]) -> None:
 
 def test_another_precision_is_another_conversion_of_the_same_fetch() -> None:
     four, eight = (keys(a_conversion_wish(config={"precision": precision})) for precision in ("int4", "int8"))
-    assert four[0] == eight[0]
-    assert four[1] != eight[1]
+    assert four[1] == eight[1]
+    assert four[2] != eight[2]
+
+
+def test_a_plan_is_a_job_of_its_own_or_the_beginning_of_one() -> None:
+    spec = plan(a_conversion_wish(), ALL)
+    (alone,) = stages(msgspec.structs.replace(spec, operation=Operation.PLAN))
+    assert alone == stages(spec)[0], "so that they share it"
+    (of_a_download,) = stages(msgspec.structs.replace(plan(a_wish(), ALL), operation=Operation.PLAN))
+    assert of_a_download.kind is StageKind.PLAN
+
+
+def test_what_a_plan_has_found_is_fetched() -> None:
+    spec = plan(a_conversion_wish(), ALL)
+    pulled, beside = stages(spec, {"pulled_from": "OpenVINO/it"})[1], stages(spec, {"companions": {"vocoder": "a/b"}})[1]
+    assert pulled.work["source"] == {"hub": "huggingface", "name": "OpenVINO/it", "revision": None}
+    options = pulled.work["options"]
+    assert isinstance(options, dict)
+    assert options["require_ir"] is True
+    assert beside.work["companions"] == {"vocoder": "a/b"}
+    assert stages(spec, {"revision": "x"}) == stages(spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "OpenVINO/model-int8-ov"),
+        ({"config": {"precision": "int4"}}, "OpenVINO/model-int4-ov"),
+        ({"config": {"precision": "int4", "device": "NPU"}}, "OpenVINO/model-int4-cw-ov"),
+        ({"config": {"precision": "fp32"}}, None),
+        ({"config": {"sym": True}}, None),
+        ({"config": {"cache_size": 3}}, "OpenVINO/model-int8-ov"),
+        ({"revision": "main"}, None),
+        ({"name": "OpenVINO/model-int8-ov"}, None),
+        ({"name": "gpt2"}, None),
+    ],
+)
+def test_only_the_very_same_thing_may_be_taken_ready_made(changes: dict[str, object], expected: str | None) -> None:
+    assert plan(a_conversion_wish(**changes), ALL).ready_made == expected
 
 
 def test_the_same_work_on_another_input_has_another_key() -> None:
@@ -136,8 +175,7 @@ def test_no_name_that_is_accepted_can_climb(name: str) -> None:
 
 
 def test_a_conversion_needs_a_type_that_can_be_converted() -> None:
-    with pytest.raises(InvalidSpec, match="needs 'type'"):
-        plan(a_conversion_wish(model_type=None), ALL)
+    assert target_of(a_conversion_wish(model_type=None)).model_type is None, "the model's own files tell"
     with pytest.raises(InvalidSpec, match="Invalid model_type"):
         plan(a_conversion_wish(model_type=ModelType.RPPG), ALL)
 

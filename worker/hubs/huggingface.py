@@ -60,6 +60,11 @@ _SIDE_FILES = (
     "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.vocab", "*.merges", "vocab*", "merges*", "*.md",
     "README*", "LICENSE*", "LICENCE*",
 )  # fmt: skip
+# As diffusers and transformers name them; a shard's number may stand before or after the variant.
+_VARIANT = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d{5}-of-\d{5})?\.(?P<variant>[A-Za-z][\w]{0,15})"
+    r"(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)"
+)
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin", "adapter_model*.bin", "model*.bin")
 
 
@@ -93,6 +98,7 @@ class HuggingFaceHub:
             format=kind,
             files=tuple(file for file in files if file.path in chosen),
             licence=_licence(info),
+            made_of=_made_of(info),
         )
 
     def fetch(self, manifest: Manifest, options: HuggingFaceOptions, attempt: Attempt) -> None:  # noqa: ARG002 - chosen
@@ -159,7 +165,7 @@ def select(paths: Sequence[str], options: HuggingFaceOptions, name: str = "") ->
     The best form of weights wins: safetensors, then PyTorch's pickles, then OpenVINO IR, then whatever there is;
     with `require_ir` it is the IR. Raises NotConverted and NothingToFetch.
     """
-    held = [path for path in paths if not _fits(path, options.exclude)]
+    held = _without_copies([path for path in paths if not _fits(path, options.exclude)], options)
     pairs = _ir_pairs(held)
     if options.require_ir and not pairs:
         raise NotConverted(f"'{name}' holds no OpenVINO model: no .xml file with its .bin beside it")
@@ -192,6 +198,30 @@ def _preset(held: list[str], pairs: frozenset[str], options: HuggingFaceOptions)
     if pairs:
         return [path for path in held if path in pairs or not _is_other(path)]
     return held
+
+
+def _without_copies(paths: list[str], options: HuggingFaceOptions) -> list[str]:
+    """Leave out weights that are there a second time: in another variant, or of a whole pipeline in one file."""
+    if options.include:
+        return paths
+    plain = {_folder(path) for path in paths if _is_weights(path) and _variant(path) is None}
+    asked = {_folder(path) for path in paths if _variant(path) == options.variant is not None}
+
+    def is_copy(path: str) -> bool:
+        if not _is_weights(path):
+            return False
+        if "model_index.json" in paths and not _folder(path):
+            return True
+        variant, folder = _variant(path), _folder(path)
+        return variant != options.variant if folder in asked else variant is not None and folder in plain
+
+    return [path for path in paths if not is_copy(path)]
+
+
+def _variant(path: str) -> str | None:
+    """The word that tells this form of the weights from others: `model.fp16.safetensors` -> `fp16`."""
+    found = _VARIANT.fullmatch(path.rpartition("/")[2])
+    return found["variant"] if found else None
 
 
 def _ir_pairs(paths: Iterable[str]) -> frozenset[str]:
@@ -245,6 +275,11 @@ def _licence(info: ModelInfo) -> str | None:
         named = ", ".join(map(str, named))
     tagged = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return str(named) if named else next(iter(tagged), None)
+
+
+def _made_of(info: ModelInfo) -> tuple[str, ...]:
+    named = info.card_data.get("base_model") if info.card_data is not None else None
+    return tuple(str(name) for name in (named if isinstance(named, list) else [named] if named else []))
 
 
 def _from_library(error: HfHubHTTPError, name: str) -> StageError:

@@ -1,51 +1,121 @@
 """Convert: bring a fetched artefact into another form, verified before anybody sees it."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from common.artefacts.manifest import Artefact, converted_key
-from common.errors import OutputIncomplete
+from common.errors import InvalidSpec, OutputIncomplete, StageError
 from common.outcome import Succeeded
 from common.planning import ConvertWork
-from common.plugins import Converter
-from common.spec import Progress
+from common.plugins import Converter, ConverterPlugin, Order
+from common.spec import Evidence, Progress
 from common.vocabulary import Phase
+from worker.stages.data import digest_of
+from worker.stages.inspection import dossier_of
 from worker.stages.tools import Tools
 
 
-def convert(work: ConvertWork, artefact_id: str | None, tools: Tools) -> Succeeded:
-    """Convert the artefact, unless an equal conversion by equal tools is in the store."""
+def convert(work: ConvertWork, siblings: Sequence[ConvertWork], artefact_id: str | None, tools: Tools) -> Succeeded:
+    """Convert the artefact, unless an equal conversion by equal tools is in the store.
+
+    The siblings are other forms of the same artefact that are waited for. What of them comes along cheaply is stored
+    too, so that their own stages find it done.
+    """
     source = tools.artefact(artefact_id)
     tools.attempt.progress(Progress(phase=Phase.CONVERTING))
-    converter = tools.converter(work.converter, work.source)
-    key = converted_key(source.id, work.target, work.options, converter.versions())
-    reused = tools.store.load(key) is not None
+    tools.store.blobs.lay_out(source.files, tools.attempt.rooms.source)
+    wanted = _examined(work, source, tools)
+    reused = tools.store.load(wanted.key) is not None
     if not reused:
-        tools.store.save(_converted(key, work, source, converter, tools))
+        _make([wanted, *_cheap_siblings(wanted, siblings, source, tools)], source, tools)
     tools.attempt.progress(Progress(phase=Phase.DONE))
-    return Succeeded(artefact=key, result={"reused": reused})
+    return Succeeded(artefact=wanted.key, result={"reused": reused})
 
 
-def _converted(key: str, work: ConvertWork, source: Artefact, converter: Converter[Any], tools: Tools) -> Artefact:
-    attempt = tools.attempt
-    rooms = attempt.rooms
-    tools.store.blobs.lay_out(source.files, rooms.source)
-    options = tools.catalog.converter(work.converter).bind(work.options)
-    converter.convert(rooms.source, work.target, options, attempt)
-    attempt.checkpoint()
-    files = tools.store.blobs.take_folder(rooms.output) if rooms.output.is_dir() else ()
+class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A form of the artefact that is not in the store."""
+
+    work: ConvertWork
+    plugin: ConverterPlugin[Any]
+    converter: Converter[Any]
+    order: Order[Any]
+    versions: dict[str, str]
+    key: str
+
+
+def _examined(work: ConvertWork, source: Artefact, tools: Tools, folder: str = "output") -> _Wanted:
+    """What the work comes to for this very model. Raises StageError where it will not do."""
+    plugin = tools.catalog.converter(work.converter)
+    converter = tools.converter(work.converter, source.source, source.revision)
+    target, options = work.target, work.options
+    if plugin.examine is not None:
+        dossier = dossier_of(source, tools.attempt.rooms.source, plugin)
+        found = plugin.examine(dossier, target, options, tools.policy(source.source, source.revision))
+        target, options = msgspec.structs.replace(target, model_type=found.model_type), found.options
+    path = plugin.data(options) if plugin.data else None
+    if path is not None:
+        options = {**options, "dataset_sha256": digest_of(tools.store.volume, path)}
+    bound = plugin.bind(options)
+    versions = converter.versions(bound)
+    return _Wanted(
+        work=work,
+        plugin=plugin,
+        converter=converter,
+        order=Order(target=target, options=bound, folder=tools.attempt.rooms.files / folder),
+        versions=versions,
+        key=converted_key(source.id, target, msgspec.to_builtins(bound), versions),
+    )
+
+
+def _cheap_siblings(first: _Wanted, siblings: Sequence[ConvertWork], source: Artefact, tools: Tools) -> list[_Wanted]:
+    """What of the siblings can be made beside the first one, and is not there yet."""
+    found: dict[str, _Wanted] = {}
+    for number, work in enumerate(siblings):
+        try:
+            wanted = _examined(work, source, tools, f"sibling-{number}")
+        except (StageError, InvalidSpec):
+            # Its own stage will say so.
+            continue
+        if wanted.work.converter == first.work.converter and tools.store.load(wanted.key) is None:
+            found.setdefault(wanted.key, wanted)
+    found.pop(first.key, None)
+    return list(found.values())
+
+
+def _make(wanted: list[_Wanted], source: Artefact, tools: Tools) -> None:
+    first, *others = wanted
+    orders = [one.order for one in wanted]
+    evidence, *along = first.converter.convert(tools.attempt.rooms.source, orders, tools.attempt)
+    tools.attempt.checkpoint()
+    forms = 1 + sum(seen is not None for seen in along)
+    _save(first, evidence, forms, source, tools)
+    for one, seen in zip(others, along, strict=True):
+        if seen is not None:
+            _save(one, seen, forms, source, tools)
+
+
+def _save(wanted: _Wanted, evidence: Evidence | None, forms: int, source: Artefact, tools: Tools) -> None:
+    folder: Path = wanted.order.folder
+    files = tools.store.blobs.take_folder(folder) if folder.is_dir() else ()
     if not files:
         raise OutputIncomplete("The conversion ended without an error, but wrote no files")
-    return Artefact(
-        id=key,
-        kind="converted",
-        format=work.target.format,
-        source=source.source,
-        revision=source.revision,
-        licence=source.licence,
-        files=files,
-        target=work.target,
-        recipe=work.options,
-        input=source.id,
-        versions=converter.versions(),
-        created_at=tools.now().isoformat(),
+    tools.store.save(
+        Artefact(
+            id=wanted.key,
+            kind="converted",
+            format=wanted.order.target.format,
+            source=source.source,
+            revision=source.revision,
+            licence=source.licence,
+            files=files,
+            target=wanted.order.target,
+            recipe=msgspec.to_builtins(wanted.order.options),
+            input=source.id,
+            versions=wanted.versions,
+            evidence=None if evidence is None else msgspec.structs.replace(evidence, forms=forms),
+            created_at=tools.now().isoformat(),
+        )
     )

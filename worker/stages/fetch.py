@@ -9,6 +9,7 @@ from common.outcome import Succeeded
 from common.planning import FetchWork
 from common.spec import Manifest, Progress, RemoteFile
 from common.vocabulary import DigestAlgorithm, Phase
+from worker.stages.manifests import resolve
 from worker.stages.tools import Tools
 
 
@@ -18,7 +19,7 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
     attempt.progress(Progress(phase=Phase.RESOLVING))
     hub = tools.hub(work.hub)
     options = tools.catalog.hub(work.hub).bind(work.options)
-    manifest = hub.resolve(work.source, options)
+    manifest = resolve(work, hub, tools)
     attempt.checkpoint()
     key = source_key(manifest)
     artefact = tools.store.load(key)

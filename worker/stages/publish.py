@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from common.artefacts.manifest import Artefact
 from common.artefacts.publish import Description, Index, PublicationPlan, publish
 from common.errors import Internal
@@ -31,23 +33,45 @@ def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
             "bytes": publication.manifest.total_bytes,
             "files": len(publication.manifest.files),
             "versions": artefact.versions,
+            **_conversion(work, artefact),
         },
     )
 
 
+def _conversion(work: PublishWork, artefact: Artefact) -> dict[str, object]:
+    if artefact.target is None:
+        return {}
+    pulled = artefact.source.name != work.source.name
+    return {
+        "type": artefact.target.model_type,
+        "mode": "pull" if pulled else "convert",
+        "pulled_from": artefact.source.name if pulled else None,
+        "evidence": msgspec.to_builtins(artefact.evidence),
+    }
+
+
 def _plan(work: PublishWork, artefact: Artefact, tools: Tools) -> PublicationPlan:
+    target = _target(work, artefact)
     description = Description(
         name=work.source.name,
         hub=work.hub,
         requested_revision=work.source.revision,
-        model_type=work.target.model_type if work.target else None,
-        target=work.target,
+        model_type=target.model_type if target else None,
+        target=target,
         serving=work.serving,
     )
     plan = PublicationPlan(artefact=artefact, destination=work.destination, description=description)
-    if work.converter is None or work.target is None:
+    if work.converter is None or target is None:
         return plan
-    return _served(plan, tools.converter(work.converter, work.source), work.target, work)
+    converter = tools.converter(work.converter, artefact.source, artefact.revision)
+    return _served(plan, converter, target, work)
+
+
+def _target(work: PublishWork, artefact: Artefact) -> Target | None:
+    """The target, with the type that the model turned out to have."""
+    if work.target is None or artefact.target is None:
+        return work.target
+    return msgspec.structs.replace(work.target, model_type=artefact.target.model_type)
 
 
 def _served(plan: PublicationPlan, converter: Converter[Any], target: Target, work: PublishWork) -> PublicationPlan:

@@ -1,5 +1,6 @@
 """What every stage function is given."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +8,14 @@ from common.artefacts.manifest import Artefact, ArtefactStore
 from common.catalog.registry import Catalog
 from common.clock import Clock
 from common.errors import ContentLost
-from common.plugins import Access, Converter, Hub
+from common.plugins import Access, Converter, Hub, Policy
 from common.spec import Source
 from worker.attempt import StageAttempt
 
 _TRUST = "MODELFERRY_TRUST_REMOTE_CODE"
+_PICKLES = "MODELFERRY_ALLOW_PICKLE"
+_PULL = "MODELFERRY_PULL"
+_PROFILES = "MODELFERRY_PROFILES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,18 +28,35 @@ class Tools:
     settings: dict[str, str]
     secrets: dict[str, str]
     now: Clock
+    confined: bool = True
+    """Whether code and pickles of a stranger could do no harm here; where they could, nothing allows them."""
 
     def hub(self, name: str) -> Hub[Any]:
         """The hub, with the access its descriptor names."""
         plugin = self.catalog.hub(name)
         return plugin.load(self._access(plugin.settings, plugin.secrets))
 
-    def converter(self, name: str, source: Source) -> Converter[Any]:
+    @property
+    def pulls(self) -> bool:
+        """Whether the operator wants models that are ready-made taken instead of converted."""
+        return self.settings.get(_PULL) == "on"
+
+    def policy(self, source: Source, revision: str) -> Policy:
+        """What the operator allows a conversion of this source at this commit."""
+        return Policy(
+            code=self.confined and allows(self.settings.get(_TRUST, ""), source, revision),
+            pickles=self.confined and allows(self.settings.get(_PICKLES, ""), source, revision),
+            profiles=tuple(sorted(json.loads(self.settings.get(_PROFILES) or "{}"))),
+        )
+
+    def converter(self, name: str, source: Source, revision: str) -> Converter[Any]:
         """The converter, with the access its descriptor names, for a model of this source."""
         plugin = self.catalog.converter(name)
         access = self._access(plugin.settings, frozenset())
-        if _TRUST in access.settings:
-            access.settings[_TRUST] = trusts(access.settings[_TRUST], source)
+        # A converter needs to know no names: it is told whether this very model is allowed.
+        for setting in {_TRUST, _PICKLES} & access.settings.keys():
+            allowed = self.confined and allows(access.settings[setting], source, revision)
+            access.settings[setting] = "*" if allowed else ""
         return plugin.load(access)
 
     def artefact(self, artefact_id: str | None) -> Artefact:
@@ -52,7 +73,7 @@ class Tools:
         )
 
 
-def trusts(listed: str, source: Source) -> str:
-    """`*` where the operator trusts this very repository's code, else nothing: a converter needs to know no names."""
-    trusted = {name.strip() for name in listed.split(",")}
-    return "*" if trusted & {"*", source.name} else ""
+def allows(listed: str, source: Source, revision: str) -> bool:
+    """Whether a list of the operator names this very repository, at this very commit where it names commits."""
+    named = {entry.strip() for entry in listed.split(",")}
+    return bool(named & {"*", source.name, f"{source.name}@{revision}"})

@@ -11,12 +11,13 @@ from common.catalog.openvino.rules import complete
 from common.errors import InvalidParameters, InvalidSpec, PickleRefused, RemoteCodeRefused
 from common.plugins import Dossier, Finding, Policy
 from common.spec import Target
-from common.vocabulary import ModelType
+from common.vocabulary import ModelType, Precision
 
 VOCODER_FOLDER = "vocoder"
 _USUAL_VOCODER = "microsoft/speecht5_hifigan"
 
 _AUTO = "auto"
+_WITHOUT_CONVOLUTIONS = frozenset({ModelType.LLM, ModelType.EMBEDDINGS, ModelType.RERANK})
 _FORMS_WITHOUT_WORK = frozenset({"openvino", "gguf"})
 
 
@@ -33,6 +34,8 @@ def examine(dossier: Dossier, target: Target, options: Mapping[str, object], pol
         raise InvalidParameters(str(error)) from error
     if recipe.get("verify") and nature.form in _FORMS_WITHOUT_WORK:
         raise InvalidParameters("'verify' compares with the model that the conversion is made of, and here is none")
+    if target.precision is Precision.MXFP4 and nature.model_type not in _WITHOUT_CONVOLUTIONS:
+        raise InvalidParameters(f"'{target.precision}' is not for type '{nature.model_type}': it knows no convolutions")
     facts = {"architecture": nature.architecture, "form": nature.form}
     told = precision_told(dossier) if nature.form == "openvino" else None
     if told is not None:

@@ -4,11 +4,11 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.plugins import Access, Attempt, Converter, ConverterPlugin
-from common.spec import Progress, Spec, Target
+from common.plugins import Access, Attempt, Converter, ConverterPlugin, Order
+from common.spec import Evidence, Progress, Spec, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 from worker.serving import INDEX_NAME, register
 
@@ -33,10 +33,15 @@ class StampConverter:
     def __init__(self, access: Access) -> None:
         del access
 
-    def convert(self, model: Path, target: Target, options: StampOptions, attempt: Attempt) -> None:
-        del target
-        output = attempt.workspace / "output"
-        output.mkdir()
+    def convert(
+        self, model: Path, orders: Sequence[Order[StampOptions]], attempt: Attempt
+    ) -> tuple[Evidence | None, ...]:
+        order, *siblings = orders
+        order.folder.mkdir()
+        self._write(model, order.folder, order.options, attempt)
+        return (Evidence(engine="stamp", profile="default"), *(None for _ in siblings))
+
+    def _write(self, model: Path, output: Path, options: StampOptions, attempt: Attempt) -> None:
         attempt.progress(Progress(phase=Phase.CONVERTING))
         content = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
         for name, data in stamped(content).items():
@@ -54,7 +59,8 @@ class StampConverter:
     def register(self, folder: Path, name: str) -> None:
         register(folder / INDEX_NAME, name, name)
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, options: StampOptions) -> dict[str, str]:
+        del options
         return {"stamp": "1.0"}
 
 
@@ -65,9 +71,10 @@ def stamped(content: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def normalise(
-    model_type: ModelType, precision: Precision, device: str, config: Mapping[str, object]
+    model_type: ModelType | None, device: str, config: Mapping[str, object]
 ) -> tuple[Precision, dict[str, object], dict[str, object]]:
     del model_type, device
+    precision = Precision(str(config.get("precision", "int8")))
     return precision, {key: value for key, value in config.items() if key in {"seconds", "poison"}}, {}
 
 

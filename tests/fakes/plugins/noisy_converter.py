@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import ConversionFailed
-from common.plugins import Access, Attempt, Converter, ConverterPlugin
-from common.spec import MemoryRule, Progress, Spec, Target
+from common.plugins import Access, Attempt, Converter, ConverterPlugin, Order
+from common.spec import Evidence, MemoryRule, Progress, Spec, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 
 
@@ -33,10 +33,16 @@ class NoisyConverter:
     def __init__(self, access: Access) -> None:
         del access
 
-    def convert(self, model: Path, target: Target, options: NoisyOptions, attempt: Attempt) -> None:
-        del model, target
-        output = attempt.workspace / "output"
-        output.mkdir()
+    def convert(
+        self, model: Path, orders: Sequence[Order[NoisyOptions]], attempt: Attempt
+    ) -> tuple[Evidence | None, ...]:
+        del model
+        order, *siblings = orders
+        order.folder.mkdir()
+        self._write(order.folder, order.options, attempt)
+        return (Evidence(engine="noisy", profile="default"), *(None for _ in siblings))
+
+    def _write(self, output: Path, options: NoisyOptions, attempt: Attempt) -> None:
         attempt.progress(Progress(phase=Phase.CONVERTING))
         match options.mood:
             case "quiet":
@@ -66,14 +72,16 @@ class NoisyConverter:
     def register(self, folder: Path, name: str) -> None:
         (folder / "index.txt").write_text(name)
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, options: NoisyOptions) -> dict[str, str]:
+        del options
         return {"noisy": "1.0"}
 
 
 def normalise(
-    model_type: ModelType, precision: Precision, device: str, config: Mapping[str, object]
+    model_type: ModelType | None, device: str, config: Mapping[str, object]
 ) -> tuple[Precision, dict[str, object], dict[str, object]]:
     del model_type, device
+    precision = Precision(str(config.get("precision", "int8")))
     return precision, {key: value for key, value in config.items() if key in {"mood", "seconds"}}, {}
 
 
@@ -88,7 +96,7 @@ NOISY = ConverterPlugin(
     model_types=frozenset({ModelType.LLM}),
     precisions=frozenset(Precision),
     implementation="noisy_converter:NoisyConverter",
-    memory=MemoryRule(base_bytes=200_000_000, per_byte=1.0),
+    memory=lambda _target, _options: MemoryRule(base_bytes=200_000_000, per_byte=1.0),
 )
 
 _contract: type[Converter[NoisyOptions]] = NoisyConverter
