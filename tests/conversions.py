@@ -1,5 +1,8 @@
 """Runs conversions the way a convert worker does: each in a process forked from one that has only imported."""
 
+import contextlib
+import gc
+import json
 import multiprocessing
 import os
 import sys
@@ -10,17 +13,23 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import msgspec
+
 from common.catalog.openvino import OPENVINO, OpenVINOOptions, normalise
 from common.errors import JobCancelled, StageError
-from common.plugins import Access, Allowance, Converter, TransferLimits
-from common.spec import Progress, Target
+from common.plugins import Access, Allowance, Converter, Dossier, Order, Policy, TransferLimits
+from common.spec import Evidence, Progress, Source, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 
 PATIENCE_S = 100.0
+
+_TRUST = "MODELFERRY_TRUST_REMOTE_CODE"
+_PICKLES = "MODELFERRY_ALLOW_PICKLE"
 
 
 class ChildFailed(AssertionError):
@@ -33,12 +42,23 @@ class Wanted:
 
     model: Path
     workspace: Path
-    model_type: ModelType
+    model_type: ModelType | None
     precision: Precision = Precision.INT8
     device: str = "CPU"
     config: Mapping[str, object] = field(default_factory=dict)
+    siblings: tuple[Mapping[str, object], ...] = ()
+    """The configs of other orders that are to come along, each with its `precision`."""
     settings: Mapping[str, str] = field(default_factory=dict)
     cancelled_in: Phase | None = None
+
+    @property
+    def output(self) -> Path:
+        """Where the result of the first order goes."""
+        return self.workspace / "output"
+
+    def sibling(self, number: int) -> Path:
+        """Where the result of another order goes, counted from 0."""
+        return self.workspace / f"sibling-{number}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,12 @@ class Conversion:
     phases: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     seconds: float = 0.0
+    evidence: tuple[Evidence | None, ...] = ()
+
+    @property
+    def engine(self) -> str | None:
+        """What has fulfilled the first order."""
+        return self.evidence[0].engine if self.evidence and self.evidence[0] else None
 
 
 @dataclass
@@ -117,27 +143,24 @@ def in_child(function: Callable[..., object], *args: object) -> object:
 
 
 def convert(wanted: Wanted) -> Conversion:
-    """Plan and convert, in this process: call it through `in_child`."""
-    precision, recipe, _ = normalise(wanted.model_type, wanted.precision, wanted.device, wanted.config)
-    target = Target(format=Format.OPENVINO, model_type=wanted.model_type, precision=precision, device=wanted.device)
-    converter = OPENVINO.load(Access(settings=dict(wanted.settings)))
-    return run(converter, wanted, target, OPENVINO.bind(recipe))
+    """Plan, examine and convert, in this process: call it through `in_child`."""
+    return run(OPENVINO.load(Access(settings=dict(wanted.settings))), wanted)
 
 
-def run(converter: Converter[OpenVINOOptions], wanted: Wanted, target: Target, options: OpenVINOOptions) -> Conversion:
+def run(converter: Converter[OpenVINOOptions], wanted: Wanted) -> Conversion:
     """Let a converter work, in this process."""
     attempt = RecordingAttempt(wanted.workspace, wanted.cancelled_in)
     started = time.monotonic()
     error: str | None = None
     text = hint = ""
+    evidence: tuple[Evidence | None, ...] = ()
     try:
-        converter.convert(wanted.model, target, options, attempt)
+        evidence = converter.convert(wanted.model, orders(wanted), attempt)
     except StageError as ended:
         error, text, hint = type(ended).__name__, str(ended), ended.advice
     except JobCancelled:
         error = JobCancelled.__name__
-    output = wanted.workspace / "output"
-    files = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(wanted.output).as_posix() for path in wanted.output.rglob("*") if path.is_file())
     return Conversion(
         error=error,
         text=text,
@@ -145,6 +168,38 @@ def run(converter: Converter[OpenVINOOptions], wanted: Wanted, target: Target, o
         phases=tuple(attempt.phases),
         files=tuple(files),
         seconds=time.monotonic() - started,
+        evidence=evidence,
+    )
+
+
+def orders(wanted: Wanted) -> list[Order[OpenVINOOptions]]:
+    """The orders as the convert stage makes them: normalised at submit, then completed by an examination."""
+    first = _order(wanted, {"precision": wanted.precision, **wanted.config}, wanted.output)
+    return [first, *(_order(wanted, one, wanted.sibling(number)) for number, one in enumerate(wanted.siblings))]
+
+
+def _order(wanted: Wanted, config: Mapping[str, object], folder: Path) -> Order[OpenVINOOptions]:
+    precision, recipe, _ = normalise(wanted.model_type, wanted.device, config)
+    target = Target(format=Format.OPENVINO, model_type=wanted.model_type, precision=precision, device=wanted.device)
+    policy = Policy(code=wanted.settings.get(_TRUST) == "*", pickles=wanted.settings.get(_PICKLES) == "*")
+    assert OPENVINO.examine is not None
+    found = OPENVINO.examine(_dossier(wanted.model), target, recipe, policy)
+    target = msgspec.structs.replace(target, model_type=found.model_type)
+    return Order(target=target, options=OPENVINO.bind(found.options), folder=folder)
+
+
+def _dossier(model: Path) -> Dossier:
+    files = {file.relative_to(model).as_posix(): file for file in sorted(model.rglob("*")) if file.is_file()}
+    papers = {path: file for path, file in files.items() if any(fnmatchcase(path, one) for one in OPENVINO.papers)}
+    documents = {}
+    for path, file in papers.items():
+        with contextlib.suppress(ValueError):
+            documents[path] = json.loads(file.read_bytes())
+    return Dossier(
+        source=Source(hub="huggingface", name="org/model"),
+        revision="0" * 40,
+        sizes={path: file.stat().st_size for path, file in files.items()},
+        documents=documents,
     )
 
 
@@ -190,6 +245,8 @@ def _run(sender: Connection, log: str, function: Callable[..., object], args: tu
     os.dup2(file, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    # As the worker's own fork server does, so that no collection walks through all that was imported.
+    gc.freeze()
     try:
         sender.send((True, function(*args)))
     except BaseException:

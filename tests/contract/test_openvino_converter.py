@@ -1,5 +1,6 @@
 """What the core relies on when it lets the OpenVINO converter work, and what the converter relies on in its tools."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -9,7 +10,6 @@ import re
 import resource
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from common.artefacts.layout import Volume
-from common.catalog.openvino import OPENVINO, TOOLS, OpenVINOOptions, normalise
+from common.catalog.openvino import OPENVINO, TOOLS, OpenVINOOptions
 from common.plugins import Access
 from common.spec import Target
 from common.vocabulary import Format, ModelType, Phase, Pool, Precision
@@ -206,23 +206,7 @@ def test_the_versions_that_decide_the_bytes_are_known():
 
 
 def _versions() -> dict[str, str]:
-    return OPENVINO.load(Access()).versions()
-
-
-def test_each_flag_is_one_of_the_tools_own():
-    """An upgrade that renames a flag, or gives a choice another name, must be noticed."""
-    code = (
-        "import argparse, json; from optimum.commands.export.openvino import parse_args_openvino as add;"
-        "parser = argparse.ArgumentParser(); add(parser);"
-        "print(json.dumps({a.dest: a.choices for a in parser._actions}))"
-    )
-    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    flags = json.loads(listed)
-    ours = set(OpenVINOOptions.__struct_fields__) - {"extra_quantization_params", "max_doc_length"}
-    assert ours <= flags.keys()
-    for name in ("group_size_fallback", "backup_precision"):
-        for choice in flags[name]:
-            OPENVINO.bind({name: choice})
+    return OPENVINO.load(Access()).versions(OpenVINOOptions())
 
 
 # What goes wrong, each in its own words
@@ -268,7 +252,7 @@ def test_a_model_that_cannot_be_converted_is_refused(llama, tmp_path, changes, e
         ("bert", ModelType.LLM, "does not generate text"),
         ("bert", ModelType.RERANK, "does not score texts"),
         ("reranker", ModelType.EMBEDDINGS, "use type 'rerank'"),
-        ("llama", ModelType.VLM, "cannot be converted here"),
+        ("llama", ModelType.VLM, "use type 'llm'"),
     ],
 )
 def test_a_model_of_another_type_is_refused(request, tmp_path, source, model_type, text):
@@ -437,24 +421,20 @@ def test_each_fault_has_its_name(bert, tmp_path, tool, error):
 
 
 def _with_tool(wanted: Wanted, tool: Callable[..., None]) -> Conversion:
-    from worker.converters.openvino.converter import OpenVINOConverter
+    from worker.converters.openvino.converter import Made, OpenVINOConverter
 
     class Converter(OpenVINOConverter):
-        def export(self, model, output, judged, target, recipe, *, trusted):
+        def make(self, site, orders, attempt):
+            order = orders[0]
+
             def proper(**changes):
-                OpenVINOConverter.export(
-                    self, model, output, judged, replace_target(target, **changes), recipe, trusted=trusted
-                )
+                changed = msgspec.structs.replace(order.target, **changes)
+                return OpenVINOConverter.make(self, site, [dataclasses.replace(order, target=changed)], attempt)
 
-            tool(output, proper)
+            tool(order.folder, proper)
+            return [Made(order, "tool")]
 
-    precision, recipe, _ = normalise(wanted.model_type, wanted.precision, wanted.device, wanted.config)
-    target = Target(format=Format.OPENVINO, model_type=wanted.model_type, precision=precision, device=wanted.device)
-    return run(Converter(Access()), wanted, target, OPENVINO.bind(recipe))
-
-
-def replace_target(target: Target, **changes: object) -> Target:
-    return msgspec.structs.replace(target, **changes)
+    return run(Converter(Access()), wanted)
 
 
 def _write_nothing(_output, _proper):

@@ -117,7 +117,10 @@ def test_a_plan_is_a_job_of_its_own_or_the_beginning_of_one() -> None:
 
 def test_what_a_plan_has_found_is_fetched() -> None:
     spec = plan(a_conversion_wish(), ALL)
-    pulled, beside = stages(spec, {"pulled_from": "OpenVINO/it"})[1], stages(spec, {"companions": {"vocoder": "a/b"}})[1]
+    pulled, beside = (
+        stages(spec, {"pulled_from": "OpenVINO/it"})[1],
+        stages(spec, {"companions": {"vocoder": "a/b"}})[1],
+    )
     assert pulled.work["source"] == {"hub": "huggingface", "name": "OpenVINO/it", "revision": None}
     options = pulled.work["options"]
     assert isinstance(options, dict)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -56,12 +56,12 @@ def bytes_to_fetch(manifest: Manifest, tools: Tools) -> int:
 
 def dossier_of(artefact: Artefact, folder: Path, plugin: ConverterPlugin[Any]) -> Dossier:
     """The dossier of a source that lies, whole, in a folder."""
-    papers = [file.path for file in artefact.files if is_paper(file.path, file.size, plugin)]
+    papers = {file.path: folder / file.path for file in artefact.files if is_paper(file.path, file.size, plugin)}
     return Dossier(
         source=artefact.source,
         revision=artefact.revision,
         sizes={file.path: file.size for file in artefact.files},
-        documents=_documents(folder, papers),
+        documents=_documents(papers),
     )
 
 
@@ -94,7 +94,7 @@ def _examine(fetch: FetchWork, aim: Aim, hub: Hub[Any], tools: Tools) -> Inspect
         source=source,
         revision=manifest.revision,
         sizes={file.path: file.size for file in manifest.files},
-        documents=_documents(tools.attempt.workspace, papers),
+        documents=_documents(papers),
     )
     finding = plugin.examine(dossier, aim.target, aim.options, tools.policy(source, manifest.revision))
     path = plugin.data(finding.options) if plugin.data else None
@@ -110,16 +110,15 @@ def _examine(fetch: FetchWork, aim: Aim, hub: Hub[Any], tools: Tools) -> Inspect
 
 def _bring_papers(
     manifest: Manifest, plugin: ConverterPlugin[Any], hub: Hub[Any], options: Any, tools: Tools
-) -> list[str]:
-    """Have the small files in the workspace that the examination reads."""
+) -> dict[str, Path]:
+    """The small files that the examination reads, and where they are."""
     papers = [file for file in manifest.files if is_paper(file.path, file.size, plugin)]
     known = tools.store.load(source_key(manifest))
-    if known is None:
-        hub.fetch(msgspec.structs.replace(manifest, files=tuple(papers)), options, tools.attempt)
-    else:
-        wanted = {paper.path for paper in papers}
-        tools.store.blobs.lay_out([file for file in known.files if file.path in wanted], tools.attempt.workspace)
-    return [paper.path for paper in papers]
+    if known is not None:
+        stored = {file.path: file.sha256 for file in known.files}
+        return {paper.path: tools.store.blobs.path(stored[paper.path]) for paper in papers}
+    hub.fetch(msgspec.structs.replace(manifest, files=tuple(papers)), options, tools.attempt)
+    return {paper.path: tools.attempt.workspace / paper.path for paper in papers}
 
 
 def is_paper(path: str, size: int | None, plugin: ConverterPlugin[Any]) -> bool:
@@ -127,11 +126,11 @@ def is_paper(path: str, size: int | None, plugin: ConverterPlugin[Any]) -> bool:
     return (size or 0) <= _LARGEST_PAPER and any(fnmatchcase(path, pattern) for pattern in plugin.papers)
 
 
-def _documents(folder: Path, papers: Iterable[str]) -> dict[str, object]:
+def _documents(papers: Mapping[str, Path]) -> dict[str, object]:
     documents: dict[str, object] = {}
-    for path in papers:
+    for path, file in papers.items():
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            documents[path] = json.loads((folder / path).read_bytes())
+            documents[path] = json.loads(file.read_bytes())
     return documents
 
 

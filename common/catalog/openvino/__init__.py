@@ -29,8 +29,8 @@ TOOLS = (
 )
 """The distributions whose versions decide the bytes of a result."""
 
-# The first keeps the tools from reporting home, so it must come before any of them. The others are what one
-# conversion of each type was seen to import after the converter itself was.
+# The first keeps the tools from reporting home, so it must come before any of them. The others are what conversions of
+# each type were seen to import after the converter itself was.
 _PRELOAD = (
     "worker.converters",
     "worker.converters.openvino.converter",
@@ -42,11 +42,29 @@ _PRELOAD = (
     "openvino.frontend.pytorch.module_extension",
     "openvino.tools.ovc.moc_frontend.offline_transformations",
     "openvino_tokenizers.hf_parser",
+    "optimum.intel.openvino.modeling_funasr",
+    "rich._emoji_codes",
+    "sentencepiece.sentencepiece_model_pb2",
     "transformers.models.bert.modeling_bert",
     "transformers.models.bert.tokenization_bert",
+    "transformers.models.llava.modeling_llava",
+    "transformers.models.llava.processing_llava",
     "transformers.models.mistral.modeling_mistral",
     "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.speecht5.processing_speecht5",
+    "transformers.models.speecht5.tokenization_speecht5",
+    "transformers.models.vit.modeling_vit",
+    "transformers.models.whisper.processing_whisper",
     "transformers.models.xlm_roberta.modeling_xlm_roberta",
+    "worker.converters.openvino.adopting",
+    "worker.converters.openvino.check",
+    "worker.converters.openvino.completeness",
+    "worker.converters.openvino.fast",
+    "worker.converters.openvino.gguf",
+    "worker.converters.openvino.objects",
+    "worker.converters.openvino.ordering",
+    "worker.converters.openvino.strict",
+    "worker.converters.openvino.tokenizers",
 )
 
 

@@ -1,16 +1,16 @@
 """How OpenVINO compiles models during a conversion: for the threads that the pool gives us, and in 32 bits."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
 
 import openvino as ov
-import torch
 
 
 @contextmanager
 def steady_compiling() -> Iterator[None]:
-    """Let every model that is compiled meanwhile use as many threads as torch does, and the same arithmetic everywhere.
+    """Let every model that is compiled meanwhile use the threads that are ours, and the same arithmetic everywhere.
 
     The tools compile models in many places, and none of them lets its caller choose. 32 bits also keep clear of
     https://github.com/openvinotoolkit/openvino/issues/33300: with one thread, compiling a language model for bfloat16
@@ -20,11 +20,7 @@ def steady_compiling() -> Iterator[None]:
 
     @wraps(compile_model)
     def steady(core: ov.Core, *model: object, **more: object) -> ov.CompiledModel:
-        properties = {
-            ov.properties.inference_num_threads: torch.get_num_threads(),
-            ov.properties.hint.inference_precision: ov.Type.f32,
-        }
-        core.set_property("CPU", properties)
+        core.set_property("CPU", steady_properties())
         return compile_model(core, *model, **more)
 
     ov.Core.compile_model = steady
@@ -32,3 +28,14 @@ def steady_compiling() -> Iterator[None]:
         yield
     finally:
         ov.Core.compile_model = compile_model
+
+
+def steady_properties() -> dict[str, object]:
+    """What `steady_compiling` sets, for those who compile without Python's Core."""
+    return {"INFERENCE_NUM_THREADS": _threads(), "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def _threads() -> int:
+    """As many as torch takes, which reads the environment; 0, OpenVINO's own choice, where nobody has loaded torch."""
+    torch = sys.modules.get("torch")
+    return 0 if torch is None else torch.get_num_threads()

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import nncf
-import torch
-
 from common.errors import (
     ConversionFailed,
     DiskFull,
@@ -25,12 +22,10 @@ from common.errors import (
 )
 from worker.machine import left_to_map, no_memory
 
-_OPTION_ERRORS = (
-    nncf.InvalidGroupSizeError,
-    nncf.ParameterNotSupportedError,
-    nncf.UnsupportedDatasetError,
-    nncf.ValidationError,
+_OPTION_ERRORS = frozenset(
+    {"InvalidGroupSizeError", "ParameterNotSupportedError", "UnsupportedDatasetError", "ValidationError"}
 )
+"""nncf's own errors, by their names: to import them would load torch, and a model that is IR already needs none."""
 # The native libraries throw plain RuntimeErrors for this; there is no type to go by.
 _NO_MEMORY = ("std::bad_alloc", "bad allocation", "DefaultCPUAllocator", "Cannot allocate memory")
 # Whatever fails this close to the process's limit (a thread's stack, a library to load), fails for want of memory.
@@ -64,10 +59,17 @@ def option_errors() -> Iterator[None]:
     """Where the tools judge options: their ValueErrors are about what the user asked for."""
     try:
         yield
-    except (ValueError, *_OPTION_ERRORS) as error:
+    except Exception as error:
+        if not _is_about_options(error):
+            raise
         if any(_is_memory(cause) for cause in _chain(error)) or _is_close_to_limit():
             raise
         raise InvalidParameters(f"The options do not fit this model: {_one_line(error)}") from error
+
+
+def _is_about_options(error: Exception) -> bool:
+    kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("nncf.")}
+    return isinstance(error, ValueError) or bool(kinds & _OPTION_ERRORS)
 
 
 def _explained(error: Exception, volume: Path, otherwise: type[StageError], start: int | None) -> StageError:
@@ -95,7 +97,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -30,7 +30,7 @@ class Part:
     @property
     def inputs(self) -> dict[str, tuple[int | None, ...]]:
         """The inputs by name, with their sizes; None is any size."""
-        return {port.get_any_name(): _sizes(port) for port in self._compiled.inputs}
+        return {_name(port): _sizes(port) for port in self._compiled.inputs}
 
     def ask(self, given: Arrays, length: int = 1, first: int = 1) -> dict[str, Array]:
         """The outputs by name, all of them finite.
@@ -38,9 +38,13 @@ class Part:
         An input that is not given is made up: `first` is its first size where that is open, and `length` any other.
         Raises VerificationFailed where there are no outputs, or one that is not finite.
         """
-        fed = {port.get_any_name(): _fed(port, given, length, first) for port in self._compiled.inputs}
+        fed = {port: _fed(port, given, length, first) for port in self._compiled.inputs}
         result = self._compiled(fed)
-        answers = {port.get_any_name(): np.array(result[port]) for port in self._compiled.outputs}
+        answers = {
+            name: np.array(result[port])
+            for number, port in enumerate(self._compiled.outputs)
+            for name in sorted(port.get_names()) or [f"output {number}"]
+        }
         if not answers:
             raise VerificationFailed(f"{self.name} gives no answer")
         for answer in answers.values():
@@ -114,12 +118,18 @@ def integer(settings: Mapping[str, object], name: str, otherwise: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
+def _name(port: ov.ConstOutput) -> str:
+    """A port may go by several names, numbers among them; which one it tells first is a matter of luck."""
+    return str(max(port.get_names()))
+
+
 def _sizes(port: ov.ConstOutput) -> tuple[int | None, ...]:
     return tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
 
 
 def _fed(port: ov.ConstOutput, given: Arrays, length: int, first: int) -> Array:
-    name, kind = port.get_any_name(), port.get_element_type().to_dtype()
+    kind = port.get_element_type().to_dtype()
+    name = next((name for name in sorted(port.get_names()) if name in given), _name(port))
     if name in given:
         return given[name].astype(kind)
     sizes = _sizes(port)

@@ -1,0 +1,129 @@
+"""Models of every type on the whole way: found out, fetched, converted in a confined process, proven and published."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from common.artefacts.manifest import check_published
+from tests.conversions import in_child
+from tests.e2e.service import Service
+from tests.fakes import tiny_models
+from tests.fakes.huggingface import FakeHuggingFace
+
+MAKERS: dict[str, Callable[..., Path]] = {
+    "vlm": tiny_models.tiny_llava,
+    "image_generation": tiny_models.tiny_stable_diffusion,
+    "text2speech": tiny_models.tiny_speecht5,
+    "speech2text": tiny_models.tiny_whisper,
+    "vision": tiny_models.tiny_vit,
+}
+CALCULATORS = {
+    "vlm": "HttpLLMCalculator",
+    "image_generation": "ImageGenCalculator",
+    "text2speech": "T2sCalculator",
+    "speech2text": "S2tCalculator",
+}
+
+
+@pytest.fixture(scope="module")
+def shore(tmp_path_factory: pytest.TempPathFactory, tiny: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    """A hub with a model of each type that the other tests do not have, and a service beside it."""
+    root = tmp_path_factory.mktemp("sources")
+    with FakeHuggingFace() as hub:
+        for kind, make in MAKERS.items():
+            in_child(make, root / kind)
+            if kind == "text2speech":
+                # As at the hub: what makes sound of spectrograms is a repository of its own.
+                shutil.move(root / kind / tiny_models.VOCODER, root / "vocoder")
+                hub.add_directory("microsoft/speecht5_hifigan", root / "vocoder")
+            hub.add_directory(f"every/{kind}", root / kind)
+        hub.add_directory("every/llm", tiny.llama)
+        hub.add_directory("every/embeddings", tiny.bert)
+        with Service(tmp_path_factory.mktemp("shore"), HF_ENDPOINT=hub.endpoint) as service:
+            yield SimpleNamespace(hub=hub, service=service)
+
+
+def ended(shore: SimpleNamespace, name: str, download_path: str = ".", **config: object) -> dict[str, Any]:
+    wish = {"name": f"every/{name}", "hub": "openvino", "is_ovms": True, "config": config}
+    (job_id,) = shore.service.submit(wish, download_path=download_path)
+    job: dict[str, Any] = shore.service.wait(job_id, timeout_s=100)
+    return job
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_a_model_of_each_type_is_found_out_converted_and_served(shore: SimpleNamespace, kind: str) -> None:
+    job = ended(shore, kind)
+    assert job["status"] == "completed", job
+    folder = Path(job["path"])
+    assert job["result"]["type"] == kind
+    assert check_published(folder, rehash=True) == []
+    entry = json.loads((folder.parent.parent / "config_all.json").read_text())["model_config_list"]
+    served = {one["config"]["name"]: one["config"]["base_path"] for one in entry}
+    if kind in CALCULATORS:
+        assert CALCULATORS[kind] in (folder / "graph.pbtxt").read_text()
+        assert served[f"every/{kind}"] == f"every/{kind}"
+    else:
+        assert (folder / "model/1/model.xml").samefile(folder / "openvino_model.xml")
+        assert served[f"every/{kind}"] == f"every/{kind}/model"
+    evidence = job["result"]["evidence"]
+    assert evidence["checks"]
+    assert evidence["seconds"]
+    assert evidence["peak_memory_bytes"] > 0
+
+
+def test_a_spectrogram_maker_brings_its_vocoder_along(shore: SimpleNamespace) -> None:
+    body = {"models": [{"name": "every/text2speech", "hub": "openvino", "is_ovms": True}]}
+    (plan,) = shore.service.post("/models/plan", body, download_path=".").json()["plans"]
+    assert plan["status"] == "planned", plan
+    assert plan["companions"] == {"vocoder": "microsoft/speecht5_hifigan"}
+
+
+def test_a_conversion_can_be_held_against_its_source(shore: SimpleNamespace) -> None:
+    good = ended(shore, "llm", "verified", precision="fp16", verify={"max_divergence": 0.01, "samples": 2})
+    assert good["status"] == "completed", good
+    similarity = good["result"]["evidence"]["similarity"]
+    assert similarity["measure"] == "kl"
+    assert similarity["value"] > 0.99
+    told = json.loads((Path(good["path"]) / ".modelferry.json").read_text())
+    assert told["evidence"]["similarity"] == similarity
+
+
+def test_one_that_differs_too_much_is_never_published(shore: SimpleNamespace) -> None:
+    job = ended(shore, "llm", "unlike", precision="int4", verify={"max_divergence": 0.000001, "samples": 2})
+    assert (job["status"], job["error_code"]) == ("failed", "verification_failed"), job
+    assert not (shore.service.models_dir / "unlike/openvino_models/cpu/int4/every/llm").exists()
+
+
+def test_texts_of_the_operator_calibrate_and_count(shore: SimpleNamespace) -> None:
+    texts = shore.service.models_dir / "calibration" / "texts.txt"
+    texts.parent.mkdir()
+    texts.write_text("a ferry carries people\nover the water\n")
+    asked = {"precision": "int8", "quant_mode": "int8", "dataset": "path:calibration/texts.txt", "num_samples": 2}
+    first = ended(shore, "embeddings", "calibrated", **asked)
+    assert first["status"] == "completed", first
+    again = ended(shore, "embeddings", "calibrated-again", **asked)
+    assert again["result"]["artefact"] == first["result"]["artefact"]
+    texts.write_text("other words entirely\nfor the same model\n")
+    other = ended(shore, "embeddings", "calibrated", **asked)
+    assert other["result"]["artefact"] != first["result"]["artefact"], "other content is another conversion"
+
+
+def test_data_that_is_not_there_is_told_before_anything_moves(shore: SimpleNamespace) -> None:
+    job = ended(shore, "llm", "nowhere", quant_mode="int8", dataset="path:no/such/file.txt")
+    assert (job["status"], job["error_code"]) == ("failed", "invalid_parameters"), job
+    assert "no/such/file.txt" in job["error"]
+    assert [one["stage"] for one in shore.service.get(f"/jobs/{job['id']}/attempts").json()["attempts"]] == ["plan"]
+
+
+@pytest.mark.parametrize("dataset", ["path:../x", "path:/etc/passwd", "wikitext2", "/etc/passwd"])
+def test_data_from_elsewhere_is_refused_at_once(shore: SimpleNamespace, dataset: str) -> None:
+    wish = {"name": "every/llm", "hub": "openvino", "is_ovms": True, "type": "llm",
+            "config": {"precision": "int4", "scale_estimation": True, "dataset": dataset}}  # fmt: skip
+    answer = shore.service.post("/models/download", {"models": [wish]}, download_path=".")
+    assert answer.status_code == 400
+    assert "dataset" in answer.json()["detail"]
