@@ -29,8 +29,9 @@ demo: setup  ## Convert a real model to INT8 and compare it with the original
 run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
 	@$(BIN)/modelferry up
 
+# Two processes, each with whole files of tests; both must see the same tests, so names must not depend on hashes.
 test: setup-dev  ## Run all tests
-	$(PRIVATE_HOME) $(BIN)/python -m pytest
+	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup-dev  ## Look at the code without running it: format, lint, types, layers, migrations
 	$(BIN)/ruff format --check .

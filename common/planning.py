@@ -42,8 +42,8 @@ class Wish(Spec, frozen=True):
     config: dict[str, object] = {}
 
 
-class FetchWork(Spec, frozen=True):
-    """Bring a source into the content store."""
+class FetchWork(Spec, frozen=True, omit_defaults=True):
+    """Bring a source into the content store. Without companions it has the name it had before there were any."""
 
     hub: str
     source: Source

@@ -366,7 +366,7 @@ def test_each_part_has_to_answer_with_finite_numbers(made: Get, tmp_path: Path, 
         ("yolos-fp32", "a picture (1, 3, 64, 64) gives finite logits (1, 10, 11) and boxes (1, 10, 4)"),
         ("llama-int8", "16 tokens give finite logits (1, 16, 362)"),
         ("llava-fp16", "32 embeddings of picture and text give finite logits (1, 32, 362)"),
-        ("speecht5-fp16", "16 tokens give 16 finite samples of sound"),
+        ("speecht5-fp16", "16 tokens give 32 finite samples of sound"),
         ("diffusion-fp16", "latents (1, 4, 8, 8) give a finite picture (1, 3, 16, 16)"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_profile_that_is_not_what_it_was_is_not_used(attempt: RecordingAttempt
     with pytest.raises(PluginNotInstalled, match=r"it takes diffusers 0\.36\.0, and there is 0\.39\.0") as refused:
         convert_elsewhere(tmp_path, an_order(attempt.workspace), attempt, an_access(empty))
     assert f"--profile {OLDER}" in refused.value.advice
-    assert not psutil.Process().children()
+    assert not left_behind()
 
 
 def test_a_cancelled_conversion_leaves_no_process(attempt: RecordingAttempt, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_cancelled_conversion_leaves_no_process(attempt: RecordingAttempt, tmp
     attempt.cancelled_in = Phase.CONVERTING
     with pytest.raises(JobCancelled):
         convert_elsewhere(tmp_path, an_order(attempt.workspace), attempt, an_access(empty))
-    assert not psutil.Process().children()
+    assert not left_behind()
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_model_that_only_an_older_transformers_converts_is_converted_by_it_and
     assert evidence.engine == "strict"
     assert evidence.checks
     assert attempt.phases == [Phase.CONVERTING, Phase.CHECKING]
-    assert not psutil.Process().children()
+    assert not left_behind()
 
     done = subprocess.run(
         [sys.executable, "-c", ANSWER, str(order.folder)], capture_output=True, text=True, check=True, timeout=100
@@ -208,6 +208,20 @@ def test_a_kill_takes_the_conversion_along(whom: str, qwen2_vl: Path, profile: P
     finally:
         parent.kill()
         parent.wait()
+
+
+_OTHERS: set[psutil.Process] = set()
+
+
+@pytest.fixture(autouse=True)
+def _remember_others() -> None:
+    """Fork servers of other tests may live in this process."""
+    _OTHERS.clear()
+    _OTHERS.update(psutil.Process().children())
+
+
+def left_behind() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in _OTHERS]
 
 
 def _child_at_work(pid: int) -> psutil.Process:

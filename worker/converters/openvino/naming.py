@@ -4,7 +4,7 @@ import re
 
 import openvino as ov
 
-_COUNTED = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+(_compressed|/.*)?")
+_COUNTED = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+(\.\d+|_compressed|/.*)?")
 """OpenVINO names a nameless node by its kind, and by how many nodes the process has ever made."""
 _COUNTED_MODEL = re.compile(r"Model\d+")
 
