@@ -160,7 +160,9 @@ class ModelRequest(BaseModel):
 
     name: Annotated[str, Field(min_length=1, description="As the hub writes it.", examples=["Qwen/Qwen3-0.6B"])]
     hub: Hub
-    type: Annotated[Kind | None, Field(description="What the model is for. Where it is left out, the model's own files tell.")] = None
+    type: Annotated[
+        Kind | None, Field(description="What the model is for. Where it is left out, the model's own files tell.")
+    ] = None
     is_ovms: Annotated[bool, Field(description="Convert to OpenVINO, ready for OpenVINO Model Server.")] = False
     revision: Annotated[str | None, Field(description="Branch, tag or commit; the hub's default if none.")] = None
     priority: Annotated[Priority, Field(description="Which jobs go first.")] = Priority.NORMAL
