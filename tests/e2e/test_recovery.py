@@ -400,6 +400,7 @@ def test_nobody_passes_the_fence_while_the_database_is_away(remote: SimpleNamesp
     service.wait_until(lambda: told(service, "stage.lease_lost"), 15, "a worker that knows that it lost its lease")
     assert not place.exists()
     StageStore(ledger.database, lease_s=60, retry=RetryPolicy()).settle(thief, Released())
+    service.wait_until(lambda: service.get(f"/jobs/{job_id}").status_code == 200, 5, "connected again")
     assert service.wait(job_id)["status"] == "completed"
     assert check_published(place, rehash=True) == []
     assert ledger.publications(job_id) == 1

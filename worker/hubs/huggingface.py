@@ -15,6 +15,7 @@ import httpx
 from huggingface_hub import HfApi, close_session, constants, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import ModelInfo, RepoFile
+from huggingface_hub.utils._http import default_client_factory
 
 from common.catalog.huggingface import HuggingFaceOptions
 from common.errors import (
@@ -117,6 +118,8 @@ class HuggingFaceHub:
         try:
             yield HfApi(endpoint=self._endpoint, token=self._token or False, library_name="modelferry")
         finally:
+            # Whoever else uses the library in this process gets it as it was.
+            set_client_factory(default_client_factory)
             close_session()
 
     def _knock(self, api: HfApi, name: str, source: Source, *, gated: bool) -> None:
