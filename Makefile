@@ -31,7 +31,8 @@ run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
 
 # Two processes, each with whole files of tests; both must see the same tests, so names must not depend on hashes.
 test: setup-dev  ## Run all tests
-	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
+	$(PRIVATE_HOME) $(BIN)/python -m pytest -m alone
 
 lint: setup-dev  ## Look at the code without running it: format, lint, types, layers, migrations
 	$(BIN)/ruff format --check .

@@ -14,6 +14,23 @@ from common.store.database import Database
 from tests.databases import postgres_url, sqlite_url
 
 
+ALONE = {
+    "chaos": {"test_chaos"},
+    "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
+    "integration": {
+        "test_api_socket", "test_api_tickets", "test_bench_queue", "test_clocks", "test_forkserver", "test_memory",
+        "test_races", "test_runner", "test_transfer", "test_transfer_allowance", "test_transfer_network",
+    },
+}  # fmt: skip
+"""What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in ALONE.get(item.path.parent.name, ()):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with sqlite_url(tmp_path) if request.param == "sqlite" else postgres_url() as url:
