@@ -13,7 +13,6 @@ import pytest
 from common.store.database import Database
 from tests.databases import postgres_url, sqlite_url
 
-
 ALONE = {
     "chaos": {"test_chaos"},
     "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
