@@ -8,6 +8,7 @@ from common.catalog.openvino.capabilities import route
 from common.catalog.openvino.detection import Nature, detect
 from common.catalog.openvino.ready_made import precision_told
 from common.catalog.openvino.rules import complete
+from common.catalog.openvino.weights import is_pickled
 from common.errors import InvalidParameters, InvalidSpec, PickleRefused, RemoteCodeRefused
 from common.plugins import Dossier, Finding, Policy
 from common.spec import Target
@@ -58,7 +59,7 @@ def examine(dossier: Dossier, target: Target, options: Mapping[str, object], pol
 
 def _companions(nature: Nature, dossier: Dossier, recipe: dict[str, object]) -> dict[str, str]:
     """A SpeechT5 makes spectrograms: what turns them into sound is a model of its own."""
-    if nature.architecture != "speecht5" or nature.model_type is not ModelType.TEXT2SPEECH:
+    if not _has_vocoder(nature):
         return {}
     if f"{VOCODER_FOLDER}/config.json" in dossier.sizes:
         return {}
@@ -74,5 +75,12 @@ def _refuse_danger(nature: Nature, dossier: Dossier, options: Mapping[str, objec
         )
     if options.get("trust_remote_code") and not policy.code:
         raise RemoteCodeRefused(f"The request wants the code of '{name}' to run, and the operator does not allow that")
-    if nature.pickled and not policy.pickles:
-        raise PickleRefused(f"The weights of '{name}' are pickles, which can run code when they are read")
+    # A companion is read by the same process, so it is held to the same rule.
+    vocoder = _has_vocoder(nature) and is_pickled(dossier, VOCODER_FOLDER)
+    if (nature.pickled or vocoder) and not policy.pickles:
+        whose = f"'{name}'" if nature.pickled else f"the vocoder of '{name}'"
+        raise PickleRefused(f"The weights of {whose} are pickles, which can run code when they are read")
+
+
+def _has_vocoder(nature: Nature) -> bool:
+    return nature.architecture == "speecht5" and nature.model_type is ModelType.TEXT2SPEECH

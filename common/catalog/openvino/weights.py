@@ -57,6 +57,12 @@ def pipeline_weights(dossier: Dossier, components: Iterable[str]) -> Weights:
     return Weights(tuple(path for weights in found for path in weights.files), any(one.pickled for one in found))
 
 
+def is_pickled(dossier: Dossier, folder: str) -> bool:
+    """Whether the weights in a folder of the repository can only be read from pickles."""
+    found = _in_folder(dossier, f"{folder}/")
+    return found is not None and found.pickled
+
+
 def weights_bytes(dossier: Dossier) -> int:
     """How many bytes of weights a conversion will read, of whatever form they are. Unknown sizes count as nothing."""
     if has_ir(dossier):
