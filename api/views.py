@@ -76,6 +76,8 @@ class _Published(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["convert", "pull"] = "convert"
     pulled_from: str | None = None
     evidence: dict[str, object] | None = None
+    models: list[str] | UnsetType = UNSET
+    told: dict[str, object] = {}
 
 
 def started(ids: list[str]) -> Started:
@@ -281,6 +283,8 @@ def _output_dir(spec: JobSpec, places: Places) -> str:
 def _shelf(spec: JobSpec) -> str:
     """The folder that holds this model's folder and those of its kind: of one hub, or of one precision."""
     folder = spec.destination.folder
+    if spec.shelf:
+        return f"{spec.destination.root}/{spec.shelf}".removeprefix("/")
     if spec.operation is Operation.CONVERT:
         shelf = folder.removesuffix(f"/{spec.source.name}")
     else:
@@ -302,9 +306,10 @@ def _result(record: JobRecord, places: Places) -> ResultView:
         bytes=left.bytes,
         files=left.files,
         versions=left.versions,
+        models=left.models,
     )
     if spec.target is None:
-        return structs.replace(common, download_path=shelf)
+        return _with_facts(structs.replace(common, download_path=shelf), left.told)
     return structs.replace(
         common,
         type=left.type or spec.target.model_type or UNSET,
@@ -316,6 +321,12 @@ def _result(record: JobRecord, places: Places) -> ResultView:
         pulled_from=left.pulled_from or UNSET,
         evidence=left.evidence or UNSET,
     )
+
+
+def _with_facts(view: ResultView, told: dict[str, object]) -> ResultView:
+    """The view with what the hub has to tell of this model."""
+    known = {name: value for name, value in told.items() if name in view.__struct_fields__}
+    return msgspec.convert(msgspec.to_builtins(view) | known, ResultView)
 
 
 def _made(spec: JobSpec, target: Target, left: _Published) -> str:

@@ -89,6 +89,15 @@ class ResultView(View, frozen=True):
     files: int | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET
     """The tools that made the converted model."""
+    models: list[str] | UnsetType = UNSET
+    """The models that one wish has brought, where it named several."""
+    int8_requested: bool | UnsetType = UNSET
+    model_id: str | UnsetType = UNSET
+    model_group_id: str | UnsetType = UNSET
+    export_type: str | UnsetType = UNSET
+    model_format: str | UnsetType = UNSET
+    warnings: dict[str, object] | UnsetType = UNSET
+    """What of the request was passed over."""
 
 
 class JobView(View, frozen=True):

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from common.errors import InvalidSpec, PluginUnavailable
+from common.errors import InvalidSpec, PluginUnavailable, SourceUnsafe
 from common.plugins import ConverterPlugin, HubPlugin
-from common.spec import Destination, JobSpec, MemoryRule, Source, Spec, Target
-from common.vocabulary import Format, ModelType, Operation, Pool, Priority, StageKind
+from common.spec import Destination, JobSpec, MemoryRule, Source, Spec, Target, check_file_path
+from common.vocabulary import Format, ModelType, Operation, Pool, Precision, Priority, StageKind
 
 OVMS_CONVERTER = "openvino"
 """The converter that `is_ovms` of the wire contract means; where it is not enabled, another that writes the same."""
@@ -20,8 +20,13 @@ PULLED_FROM = "pulled_from"
 COMPANIONS = "companions"
 """The key in a plan's result that names what is to be fetched beside the source."""
 
+FACTS = "told"
+"""The key in a fetch's result that names what a client is told of it in the end."""
+
 _NESTED = "openvino_config"
 _REQUIRE_IR = "require_ir"
+_MODEL_TYPE = "model_type"
+"""The option of a hub that wants to know what a model is for."""
 _ANY_DEVICE = "CPU"
 """What a conversion is made for: the device decides what a server is told, and by NPU's rules the options, but the
 same options make the same bytes for every device."""
@@ -88,6 +93,8 @@ class PublishWork(Spec, frozen=True):
     converter: str | None = None
     target: Target | None = None
     serving: dict[str, object] = {}
+    parted: bool = False
+    """Whether each folder of the artefact is a model of its own, to be shown in a folder of the destination's."""
 
 
 Work = PlanWork | FetchWork | ConvertWork | PublishWork
@@ -138,7 +145,7 @@ def plan(wish: Wish, offer: Offer) -> JobSpec:
     _check_name(wish, hub)
     if wish.convert:
         return _conversion(wish, hub, offer)
-    return _download(wish, hub)
+    return _download(wish, hub, offer)
 
 
 def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[StagePlan, ...]:
@@ -155,6 +162,8 @@ def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[St
         fetch = _as_found(fetch, found)
     chain.append(_link(StageKind.FETCH, Pool.DOWNLOAD, fetch, hub=source.hub))
     publish_pool = Pool.DOWNLOAD
+    if spec.finisher is not None:
+        chain.append(_link(StageKind.CONVERT, Pool.CONVERT, _finish(spec, spec.finisher), memory=spec.memory))
     if target is not None and spec.converter is not None:
         made = msgspec.structs.replace(target, device=_ANY_DEVICE)
         convert = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
@@ -168,9 +177,20 @@ def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[St
         converter=spec.converter,
         target=target,
         serving=spec.serving_options,
+        parted=spec.parted,
     )
     chain.append(_link(StageKind.PUBLISH, publish_pool, publish))
     return tuple(chain)
+
+
+def _finish(spec: JobSpec, converter: str) -> ConvertWork:
+    """The conversion that belongs to a download. Its options say all; the target only names what comes out."""
+    target = _finished(spec.model_type)
+    return ConvertWork(converter=converter, source=spec.source, target=target, options=spec.converter_options)
+
+
+def _finished(model_type: ModelType | None) -> Target:
+    return Target(format=Format.OPENVINO, model_type=model_type, precision=Precision.FP32, device=_ANY_DEVICE)
 
 
 def _as_found(fetch: FetchWork, found: Mapping[str, object]) -> FetchWork:
@@ -231,9 +251,16 @@ def device_slug(device: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", device).lower()
 
 
-def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
-    options = hub.bind({**hub.preset, **wish.config})
-    folder = f"{hub.folder or hub.name}/{wish.name.replace('/', '_')}"
+def _download(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
+    given = {**hub.preset, **wish.config}
+    if _MODEL_TYPE in hub.options.__struct_fields__:
+        given[_MODEL_TYPE] = wish.model_type
+    options = hub.bind(given)
+    shelf = hub.folder or hub.name
+    parted = hub.names_several(wish.name)
+    folder = shelf if parted else _folder(wish, hub, options)
+    finisher = hub.finish(wish.name, options) if hub.finish else None
+    finish = offer.converter(finisher) if finisher else None
     return JobSpec(
         hub=hub.name,
         operation=Operation.DOWNLOAD,
@@ -243,11 +270,32 @@ def _download(wish: Wish, hub: HubPlugin[Any]) -> JobSpec:
         converter=None,
         destination=Destination(root=wish.root, folder=folder),
         hub_options=msgspec.to_builtins(options),
-        converter_options={},
+        converter_options=msgspec.to_builtins(finish.bind(msgspec.to_builtins(options))) if finish else {},
         serving_options={},
+        memory=_finishing_memory(wish, finish, options),
+        finisher=finisher,
+        parted=parted,
+        shelf=folder if hub.shows_folder else shelf,
         priority=wish.priority,
         config=wish.config,
     )
+
+
+def _folder(wish: Wish, hub: HubPlugin[Any], options: msgspec.Struct) -> str:
+    """Where one model belongs, below the requested directory."""
+    if hub.place is None:
+        return f"{hub.folder or hub.name}/{wish.name.replace('/', '_')}"
+    folder = hub.place(wish.name, wish.revision, options)
+    try:
+        return check_file_path(folder)
+    except SourceUnsafe as error:
+        raise InvalidSpec(f"No folder can be made of {folder[:200]!r}") from error
+
+
+def _finishing_memory(wish: Wish, finish: ConverterPlugin[Any] | None, options: msgspec.Struct) -> MemoryRule | None:
+    if finish is None or finish.memory is None:
+        return None
+    return finish.memory(_finished(wish.model_type), msgspec.to_builtins(options))
 
 
 def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
@@ -291,7 +339,9 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
 
 def _converter(offer: Offer) -> ConverterPlugin[Any]:
     """The converter that `is_ovms` gets. Raises PluginUnavailable with the text that clients know."""
-    able = [name for name, plugin in offer.converters.items() if plugin.writes is Format.OPENVINO]
+    able = [
+        name for name, plugin in offer.converters.items() if plugin.writes is Format.OPENVINO and not plugin.finishes
+    ]
     if able and OVMS_CONVERTER not in able:
         return offer.converter(able[0])
     try:
@@ -325,7 +375,10 @@ def _source(wish: Wish, hub: HubPlugin[Any]) -> Source:
 
 
 def _check_name(wish: Wish, hub: HubPlugin[Any]) -> None:
-    if not re.fullmatch(hub.name_pattern, wish.name, re.ASCII) or ".." in wish.name:
+    word = hub.several is not None and wish.name in hub.several
+    names = wish.name.split(",") if hub.several is not None else [wish.name]
+    fits = all(re.fullmatch(hub.name_pattern, name, re.ASCII) and ".." not in name for name in names)
+    if not (word or fits) or len(set(names)) < len(names):
         raise InvalidSpec(f"Invalid model name for hub '{hub.name}': {wish.name[:200]!r}")
     revision = wish.revision
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or revision.endswith("/")):

@@ -91,11 +91,69 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """Ask the hub for nothing during the next seconds: it has told some worker to wait."""
 
 
+class NetworkRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How one hub may be reached."""
+
+    proxy: str | None = None
+    """The proxy for this hub; without one the environment says (HTTPS_PROXY, NO_PROXY)."""
+    ca_bundle: str | None = None
+    """A file with the certificates to trust, instead of the system's."""
+    private_hosts: frozenset[str] = frozenset()
+    """Hosts, as `name` or `name:port`, that may have an address inside a private network."""
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """The settings and credentials that a plugin's descriptor names, and no others."""
 
     settings: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    network: NetworkRules = NetworkRules()
+    given: frozenset[str] = frozenset()
+    """Those of them that the request brought. What they name is not what the operator trusts."""
+
+
+class ConfigKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting or credential of a hub that a request may bring along instead of the operator's."""
+
+    name: str
+    description: str
+    sensitive: bool = True
+    required: bool = False
+    group: str | None = None
+    """Keys of one group come together, or not at all."""
+
+
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which models of a hub to list. The filters are those that its descriptor names."""
+
+    filters: dict[str, object] = {}
+    limit: int = 50
+    offset: int = 0
+
+
+class ListItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model that a hub offers. `name` is what a download is asked for by."""
+
+    name: str
+    owner: str | None = None
+    precisions: tuple[str, ...] | None = None
+    tags: tuple[str, ...] | None = None
+    model_type: str | None = None
+    last_modified: str | None = None
+    """ISO 8601."""
+    metadata: dict[str, object] | None = None
+    license: str | None = None
+    gated: bool | str | None = None
+    requires_token: bool | None = None
+
+
+class ListPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of a hub's models, at most as many as were asked for."""
+
+    items: tuple[ListItem, ...]
+    has_more: bool
+    total: int | None = None
+    """None where the hub does not tell."""
 
 
 class Attempt(Protocol):
@@ -145,10 +203,28 @@ class Hub(Protocol[O_contra]):
         RateLimited, HubUnavailable, SourceUnsafe, NothingToFetch, ...
         """
 
-    def fetch(self, manifest: Manifest, options: O_contra, attempt: Attempt) -> None:
+    def fetch(self, manifest: Manifest, options: O_contra, attempt: Attempt) -> tuple[str, ...] | None:
         """Bring every file of the manifest into the workspace, verified. Safe to repeat.
 
-        Raises StageError, or JobCancelled from `attempt.checkpoint`.
+        Returns the paths of the files that make the model, where these are not just the manifest's: what an archive
+        held, say. Raises StageError, or JobCancelled from `attempt.checkpoint`.
+        """
+
+
+class ListingHub(Protocol):
+    """What a hub with `listing_filters` can do, too."""
+
+    def list(self, query: ListQuery) -> ListPage:
+        """Some of the hub's models, in an order that stays. Raises StageError."""
+
+
+class GuardedHub(Protocol):
+    """What a hub with `checks_credentials` can do, too."""
+
+    def check_credentials(self) -> None:
+        """Return if the hub knows the credentials that it was made with.
+
+        Raises TokenInvalid where it does not, HubUnavailable where nobody can tell.
         """
 
 
@@ -207,6 +283,22 @@ class HubPlugin(Generic[O]):
     """Options of a plain download through this hub, unless the request says otherwise."""
     settings: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
+    config_keys: tuple[ConfigKey, ...] = ()
+    """What a request may bring along instead of the operator's `settings` and `secrets`."""
+    checks_credentials: bool = False
+    """Whether the hub is a GuardedHub."""
+    listing_filters: frozenset[str] | None = None
+    """The filters of a listing; None where the hub is no ListingHub."""
+    several: frozenset[str] | None = None
+    """None where a request names one model. Otherwise it may name some, with commas, or use one of these words."""
+    place: Callable[[str, str | None, O], str] | None = None
+    """(name, revision, options) -> the model's folder, relative to the requested one; for a hub with its own rules."""
+    shows_folder: bool = False
+    """Whether a result names the model's own folder, and not the hub's."""
+    finish: Callable[[str, O], str | None] | None = None
+    """(name, options) -> the converter that makes the model's usual form of what is fetched, if one has to."""
+    opt_in: bool = False
+    """Offered only where the operator names it: `all` does not mean it."""
 
     def bind(self, raw: Mapping[str, object]) -> O:
         """Check the options of a request. Raises InvalidSpec on an ill-typed one.
@@ -224,6 +316,10 @@ class HubPlugin(Generic[O]):
         elif extra:
             raise InvalidSpec(f"Hub '{self.name}' has no option '{min(extra)}'")
         return _bind(self.name, self.options, named)
+
+    def names_several(self, name: str) -> bool:
+        """Whether this is not the name of one model."""
+        return self.several is not None and ("," in name or name in self.several)
 
     def load(self, access: Access) -> Hub[O]:
         """Import and make the hub; inside a worker only. Raises PluginNotInstalled."""
@@ -266,6 +362,10 @@ class ConverterPlugin(Generic[O]):
     """(dossier, target, options) -> what the conversion will need."""
     data: Callable[[Mapping[str, object]], str | None] | None = None
     """options -> the path below MODELS_DIR of other data that they read. Its digest becomes option `dataset_sha256`."""
+    finishes: bool = False
+    """Whether this only finishes what one hub delivers, and cannot be asked for by itself."""
+    opt_in: bool = False
+    """Offered only where the operator names it: `all` does not mean it."""
     together: Callable[[Target, Mapping[str, object]], bool] | None = None
     """(target, options) -> whether this order may come along with others of the same source."""
 

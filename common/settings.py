@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 _OWN_PREFIX = "MODELFERRY_"
-_HIDDEN = "hf_token"
+_HIDDEN = frozenset({"hf_token", "geti_token", "secret_key"})
 
 
 class SettingsError(Exception):
@@ -36,6 +36,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hf_token: str | None = None
     requests_ca_bundle: str = ""
     """A file with the certificates to trust, instead of the system's."""
+    proxies: str = ""
+    """Proxies of single hubs: `hub=http://host:port`, with commas."""
+    ca_bundles: str = ""
+    """Certificates to trust for single hubs: `hub=/file`, with commas."""
+    private_hosts: str = ""
+    """Hosts (`name` or `name:port`), with commas, that may be spoken to although they are in a private network."""
+    secret_key: str | None = None
+    """Seals the credentials that requests bring; 32 bytes in base64. Without it a key is made on the volume."""
+    ollama_registry: str = "https://registry.ollama.ai"
+    ollama_host: str = ""
+    """A running Ollama server to pull through, instead of the registry itself."""
+    geti_host: str = ""
+    geti_token: str | None = None
+    geti_workspace_id: str = ""
+    geti_server_api_version: str = "v1"
+    geti_server_ssl_verify: str = "true"
+    """`false` trusts any certificate of GETI_HOST."""
+    pipeline_zoo_url: str = "https://github.com/dlstreamer/pipeline-zoo-models"
+    """The Git repository of the Pipeline Zoo's models."""
+    omz_url: str = "https://storage.openvinotoolkit.org"
+    """Where Open Model Zoo keeps its files."""
+    hls_3d_pose_checkpoint_url: str = (
+        "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1/"
+        "human-pose-estimation-3d-0001/human-pose-estimation-3d.tar.gz"
+    )
+    hls_ecg_base_url: str = "https://raw.githubusercontent.com/Einse57/OpenVINO_sample/master/ai-ecg-master"
+    hls_rppg_model_url: str = "https://github.com/xliucs/MTTS-CAN/raw/main/mtts_can.hdf5"
+    ultralytics_assets_url: str = "https://github.com/ultralytics/assets/releases/download"
+    """Where Ultralytics keeps its weights and calibration images."""
+    external_sources_url_allowlist: str = "github.com/open-edge-platform/edge-ai-resources/"
+    """What hub `remote-url` may fetch: `host/path/` prefixes, with commas."""
+    startup_models_config: str | None = None
+    """A file with the models to ask for when the service starts."""
+    max_upload_size_mb: int = 500
+    upload_chunk_size_kb: int = 1024
+    max_unpacked_mb: int = 51200
+    """The most that an archive may hold, unpacked."""
 
     cors_allow_origins: str = "*"
     cors_allow_methods: str = "*"
@@ -83,8 +120,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("database_url", "redis_url"):
             shown[name] = re.sub(r"://[^/]*@", "://***@", shown[name])
-        if self.hf_token:
-            shown[_HIDDEN] = "***"
+        for name in _HIDDEN & {name for name, value in shown.items() if value}:
+            shown[name] = "***"
         return f"Settings({shown})"
 
     @property
@@ -100,8 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def profile_folders(self) -> dict[str, str]:
         """Profile -> the folder of its packages."""
-        pairs = (entry.partition("=") for entry in self.profiles.split(",") if entry.strip())
-        return {name.strip(): folder.strip() for name, _, folder in pairs}
+        return pairs_in(self.profiles)
 
     @property
     def plugin_settings(self) -> dict[str, str]:
@@ -113,16 +149,49 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "MODELFERRY_ALLOW_PICKLE": self.allow_pickle,
             "MODELFERRY_PULL": self.pull,
             "MODELFERRY_PROFILES": json.dumps(dict(self.profile_folders)),
+            "MODELFERRY_PRIVATE_HOSTS": self.private_hosts,
+            "MODELFERRY_PROXIES": json.dumps(pairs_in(self.proxies)),
+            "MODELFERRY_CA_BUNDLES": json.dumps(pairs_in(self.ca_bundles)),
+            "MODELFERRY_MAX_UNPACKED_MB": str(self.max_unpacked_mb),
             "MODELS_DIR": str(self.models_dir),
+            **{name.upper(): getattr(self, name) for name in _HUB_SETTINGS},
         }
 
     @property
     def plugin_secrets(self) -> dict[str, str]:
         """Credentials that plugins may ask for by name."""
-        return {"HF_TOKEN": self.hf_token} if self.hf_token else {}
+        known = {"HF_TOKEN": self.hf_token, "GETI_TOKEN": self.geti_token}
+        return {name: value for name, value in known.items() if value}
 
+
+def pairs_in(text: str) -> dict[str, str]:
+    """`name=value` pairs, with commas."""
+    pairs = (entry.partition("=") for entry in text.split(",") if entry.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+_HUB_SETTINGS = (
+    "ollama_registry",
+    "ollama_host",
+    "geti_host",
+    "geti_workspace_id",
+    "geti_server_api_version",
+    "geti_server_ssl_verify",
+    "pipeline_zoo_url",
+    "omz_url",
+    "hls_3d_pose_checkpoint_url",
+    "hls_ecg_base_url",
+    "hls_rppg_model_url",
+    "ultralytics_assets_url",
+    "external_sources_url_allowlist",
+)
 
 _PUBLIC_NAMES = {
+    *_HUB_SETTINGS,
+    "geti_token",
+    "startup_models_config",
+    "max_upload_size_mb",
+    "upload_chunk_size_kb",
     "models_dir",
     "model_path",
     "enabled_plugins",
@@ -164,7 +233,7 @@ def _convert(raw: dict[str, str]) -> Settings:
         try:
             msgspec.convert({field: value}, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            shown = "***" if field == _HIDDEN else repr(value)
+            shown = "***" if field in _HIDDEN else repr(value)
             msg = f"{_variable(field)}={shown} is not usable: {error}"
             raise SettingsError(msg) from error
     return msgspec.convert(raw, Settings, strict=False, dec_hook=_decode)

@@ -11,7 +11,7 @@ from common.vocabulary import DigestAlgorithm, Format, ModelType, Operation, Pha
 
 MANIFEST_NAME = ".modelferry.json"
 
-_HEX_LENGTH = {DigestAlgorithm.SHA256: 64, DigestAlgorithm.GIT_SHA1: 40}
+_HEX_LENGTH = {DigestAlgorithm.SHA256: 64, DigestAlgorithm.SHA384: 96, DigestAlgorithm.GIT_SHA1: 40}
 _MAX_PART_BYTES = 255
 _MAX_PATH_BYTES = 1024
 
@@ -59,6 +59,8 @@ class Manifest(Spec, frozen=True):
     licence: str | None = None
     made_of: tuple[str, ...] = ()
     """The models that this one was made of, by its own words."""
+    facts: dict[str, object] = {}
+    """What a client is told in the job's result beside what is true of every model: names of the contract's keys."""
 
     @property
     def total_bytes(self) -> int | None:
@@ -145,6 +147,12 @@ class JobSpec(Spec, frozen=True):
     """Whether the source is judged before it is fetched."""
     ready_made: str | None = None
     """The one repository that may hold the conversion's result already."""
+    finisher: str | None = None
+    """The converter that brings what the hub delivers into the form that a download of it has."""
+    parted: bool = False
+    """Whether several models were named in one wish: each has a folder of its own in that of the destination."""
+    shelf: str = ""
+    """The folder that the result names, relative to the destination's root; where empty, the one above the model's."""
     together: bool = False
     """Whether the conversion may come along with others of the same source."""
     priority: Priority = Priority.NORMAL

@@ -118,11 +118,17 @@ class Format(StrEnum):
 
     TRANSFORMERS = "transformers"
     OPENVINO = "openvino"
+    GGUF = "gguf"
+    PYTORCH = "pytorch"
+    """A checkpoint of one library's own."""
+    ARCHIVE = "archive"
+    """Files of any kind."""
 
 
 class DigestAlgorithm(StrEnum):
     """How a hub names the content of a file."""
 
     SHA256 = "sha256"
+    SHA384 = "sha384"
     GIT_SHA1 = "git-sha1"
     """sha1 over `blob <length>\\0` and the bytes: what git, and so a hub, calls the id of a small file."""

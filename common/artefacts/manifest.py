@@ -83,6 +83,11 @@ def source_key(manifest: Manifest) -> str:
     return _key("source", [manifest.source.hub, manifest.source.name, manifest.revision, files])
 
 
+def part_key(whole: str, name: str) -> str:
+    """The artefact id of one of the models that another artefact holds."""
+    return _key("source", [whole, name])
+
+
 def converted_key(input_id: str, target: Target, recipe: Mapping[str, object], versions: Mapping[str, str]) -> str:
     """The artefact id of what these tools make of an artefact by this recipe."""
     return _key("converted", [input_id, target, dict(recipe), dict(versions)])

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 HUBS = "modelferry.hubs"
 CONVERTERS = "modelferry.converters"
 
+_ALL = "all"
+
 P = TypeVar("P", HubPlugin[Any], ConverterPlugin[Any])
 
 
@@ -39,18 +41,20 @@ class Catalog:
 
     @staticmethod
     def installed(enabled: str) -> "Catalog":
-        """Read the entry points. `enabled` is `all`, or names with commas.
+        """Read the entry points. `enabled` is `all`, or names with commas, or both: what is opt-in has to be named.
 
         Raises PluginUnavailable for a name that is not installed, or that cannot be imported: an operator who asked
         for a plugin must not silently get less. A broken plugin that nobody asked for is left out.
         """
         hubs, converters = entry_points(group=HUBS), entry_points(group=CONVERTERS)
         wanted = _wanted(enabled, {point.name for point in (*hubs, *converters)})
+        offered_hubs, other_hubs = _load(hubs, HubPlugin, wanted)
+        offered_converters, other_converters = _load(converters, ConverterPlugin, wanted)
         return Catalog(
-            hubs=_load(hubs, HubPlugin, wanted, enabled=True),
-            converters=_load(converters, ConverterPlugin, wanted, enabled=True),
-            disabled_hubs=_load(hubs, HubPlugin, wanted, enabled=False),
-            disabled_converters=_load(converters, ConverterPlugin, wanted, enabled=False),
+            hubs=offered_hubs,
+            converters=offered_converters,
+            disabled_hubs=other_hubs,
+            disabled_converters=other_converters,
         )
 
     def hub(self, name: str) -> HubPlugin[Any]:
@@ -92,32 +96,40 @@ class Catalog:
         return f"Hub '{name}' was not activated during container startup. Active hubs: {active}."
 
 
-def _wanted(enabled: str, installed: set[str]) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What an operator has asked for."""
+
+    named: frozenset[str]
+    everything: bool
+
+    def covers(self, name: str, *, opt_in: bool = False) -> bool:
+        return name in self.named or (self.everything and not opt_in)
+
+
+def _wanted(enabled: str, installed: set[str]) -> _Wanted:
     names = {name.strip().lower() for name in enabled.split(",") if name.strip()}
-    if "all" in names:
-        return installed
-    unknown = sorted(names - installed)
+    unknown = sorted(names - installed - {_ALL})
     if unknown:
         raise PluginUnavailable(
             f"ENABLED_PLUGINS names '{unknown[0]}', which is not installed. Installed: {', '.join(sorted(installed))}"
         )
-    return names
+    return _Wanted(named=frozenset(names - {_ALL}), everything=_ALL in names)
 
 
-def _load(points: EntryPoints, kind: type[P], wanted: set[str], *, enabled: bool) -> dict[str, P]:
-    """The descriptors of the enabled plugins, or of the others, by name."""
-    plugins: dict[str, P] = {}
+def _load(points: EntryPoints, kind: type[P], wanted: _Wanted) -> tuple[dict[str, P], dict[str, P]]:
+    """The descriptors of the enabled plugins by name, and those of the others."""
+    enabled: dict[str, P] = {}
+    others: dict[str, P] = {}
     for point in sorted(points, key=lambda point: point.name):
-        if (point.name in wanted) is not enabled:
-            continue
         try:
             plugin = point.load()
         except Exception as error:
-            if enabled:
+            if wanted.covers(point.name):
                 raise PluginUnavailable(f"Plugin '{point.name}' cannot be imported: {error!r}") from error
             log.warning("plugin.broken", extra={"plugin": point.name, "reason": repr(error)})
             continue
         if not isinstance(plugin, kind) or plugin.name != point.name:
             raise PluginUnavailable(f"Entry point '{point.value}' is not the plugin '{point.name}'")
-        plugins[point.name] = plugin
-    return plugins
+        (enabled if wanted.covers(plugin.name, opt_in=plugin.opt_in) else others)[plugin.name] = plugin
+    return enabled, others

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
-from common.planning import StagePlan, stages, work_key
+from common.planning import FACTS, StagePlan, stages, work_key
 from common.spec import JobSpec
 from common.store.database import AnyRow, Now, insert_into
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
@@ -45,7 +45,7 @@ _ON_STAGE = (
 )
 
 _JOBS_ON = (
-    select(JobRow.id, JobRow.position, JobRow.tenant, JobRow.spec)
+    select(JobRow.id, JobRow.position, JobRow.tenant, JobRow.spec, JobRow.result)
     .where(JobRow.stage_id == bindparam("the_stage"), JobRow.ended_at.is_(None))
     .order_by(JobRow.seq)
     .with_for_update()
@@ -60,6 +60,12 @@ _SHOW = (
         )
     )
     .returning(JobRow.id)
+)
+
+_KEEP_FACTS = (
+    update(JobRow)
+    .where(JobRow.id == bindparam("the_job"))
+    .values(result=bindparam("the_result", type_=JobRow.result.type))
 )
 
 _END_JOB = (
@@ -157,7 +163,9 @@ def advance(
     position = job.position + 1
     chain = stages(spec, result)
     if position == len(chain):
-        return end_job(connection, job.id, JobState.COMPLETED, result=result)
+        return end_job(connection, job.id, JobState.COMPLETED, result={**job.result, **result})
+    if result.get(FACTS):
+        connection.execute(_KEEP_FACTS, {"the_job": job.id, "the_result": {FACTS: result[FACTS]}})
     following = chain[position]
     standing = Standing(tenant=job.tenant, priority=spec.priority)
     # A fetch starts from nothing, so that those who want the source for other ends can share it.

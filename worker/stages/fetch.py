@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
+
 from common.artefacts.blobs import BlobStore, StoredFile
 from common.artefacts.manifest import Artefact, source_key
 from common.errors import IntegrityMismatch, OutputIncomplete
 from common.outcome import Succeeded
-from common.planning import FetchWork
-from common.spec import Manifest, Progress, RemoteFile
+from common.planning import FACTS, FetchWork
+from common.spec import Manifest, Progress, RemoteFile, check_distinct, check_file_path
 from common.vocabulary import DigestAlgorithm, Phase
 from worker.stages.manifests import resolve
 from worker.stages.tools import Tools
@@ -25,16 +27,18 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
     artefact = tools.store.load(key)
     reused = artefact is not None
     if artefact is None:
-        hub.fetch(manifest, options, attempt)
-        artefact = _record(key, manifest, tools)
+        left = hub.fetch(manifest, options, attempt)
+        artefact = _record(key, manifest, left, tools)
         tools.store.save(artefact)
     resumed = attempt.last.bytes_resumed if attempt.last else 0
     attempt.progress(_all_there(artefact, bytes_resumed=artefact.total_bytes if reused else resumed))
-    return Succeeded(artefact=key, result={"revision": manifest.revision, "reused": reused}, bytes=artefact.total_bytes)
+    result = {"revision": manifest.revision, "reused": reused, FACTS: manifest.facts}
+    return Succeeded(artefact=key, result=result, bytes=artefact.total_bytes)
 
 
-def _record(key: str, manifest: Manifest, tools: Tools) -> Artefact:
-    files = tuple(_stored(file, tools.attempt.workspace, tools.store.blobs) for file in manifest.files)
+def _record(key: str, manifest: Manifest, left: tuple[str, ...] | None, tools: Tools) -> Artefact:
+    workspace, blobs = tools.attempt.workspace, tools.store.blobs
+    files = tuple(_stored(file, workspace, blobs) for file in _files(manifest, left))
     return Artefact(
         id=key,
         kind="source",
@@ -45,6 +49,18 @@ def _record(key: str, manifest: Manifest, tools: Tools) -> Artefact:
         files=files,
         created_at=tools.now().isoformat(),
     )
+
+
+def _files(manifest: Manifest, left: tuple[str, ...] | None) -> list[RemoteFile]:
+    """What is to be stored: the manifest's files, or what the hub has made of them, of which nothing was promised."""
+    if left is None:
+        return list(manifest.files)
+    if not left:
+        raise OutputIncomplete("The hub plugin left no file")
+    promised = {file.path: file for file in manifest.files}
+    unknown = RemoteFile(path="", size=None, digest=None, url="")
+    check_distinct([check_file_path(path) for path in left])
+    return [promised.get(path) or msgspec.structs.replace(unknown, path=path) for path in sorted(left)]
 
 
 def _stored(file: RemoteFile, folder: Path, blobs: BlobStore) -> StoredFile:

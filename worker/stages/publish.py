@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
-from common.artefacts.manifest import Artefact
+from common.artefacts.blobs import StoredFile
+from common.artefacts.manifest import Artefact, part_key
 from common.artefacts.publish import Description, Index, PublicationPlan, publish
-from common.errors import Internal
+from common.errors import Internal, OutputIncomplete
 from common.outcome import Succeeded
 from common.planning import PublishWork
 from common.plugins import Converter
-from common.spec import Progress, Target
+from common.spec import Destination, Progress, Target
 from common.vocabulary import Phase
 from worker.stages.tools import Tools
 
@@ -21,6 +22,8 @@ def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
     """Publish the artefact, with what a model server wants beside it."""
     artefact = tools.artefact(artefact_id)
     tools.attempt.progress(Progress(phase=Phase.PUBLISHING))
+    if work.parted:
+        return _show_each(work, artefact, tools)
     publication = publish(tools.store, _plan(work, artefact, tools), fence=tools.attempt.fence, now=tools.now)
     return Succeeded(
         artefact=artefact.id,
@@ -38,8 +41,56 @@ def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
     )
 
 
+def _show_each(work: PublishWork, artefact: Artefact, tools: Tools) -> Succeeded:
+    """Publish each folder of the artefact as a model of its own. What lies beside them at the destination stays."""
+    shown = []
+    for part in parts_of(artefact):
+        tools.store.save(part)
+        folder = f"{work.destination.folder}/{part.source.name}"
+        described = msgspec.structs.replace(
+            work,
+            source=part.source,
+            destination=Destination(root=work.destination.root, folder=folder),
+        )
+        plan = _plan(described, part, tools)
+        shown.append(publish(tools.store, plan, fence=tools.attempt.fence, now=tools.now))
+    return Succeeded(
+        artefact=artefact.id,
+        result={
+            "path": str(tools.store.volume.published(work.destination.root, work.destination.folder)),
+            "revision": artefact.revision,
+            "licence": artefact.licence,
+            "artefact": artefact.id,
+            "reused": all(one.reused for one in shown),
+            "bytes": sum(one.manifest.total_bytes for one in shown),
+            "files": sum(len(one.manifest.files) for one in shown),
+            "versions": artefact.versions,
+            "models": [one.manifest.name for one in shown],
+        },
+    )
+
+
+def parts_of(artefact: Artefact) -> list[Artefact]:
+    """The models that one artefact holds, each in a folder that has its name. Raises OutputIncomplete."""
+    files: dict[str, list[StoredFile]] = {}
+    for file in artefact.files:
+        name, _, path = file.path.partition("/")
+        if not path:
+            raise OutputIncomplete(f"{file.path} belongs to no model")
+        files.setdefault(name, []).append(msgspec.structs.replace(file, path=path))
+    return [
+        msgspec.structs.replace(
+            artefact,
+            id=part_key(artefact.id, name),
+            source=msgspec.structs.replace(artefact.source, name=name),
+            files=tuple(held),
+        )
+        for name, held in sorted(files.items())
+    ]
+
+
 def _conversion(work: PublishWork, artefact: Artefact) -> dict[str, object]:
-    if artefact.target is None:
+    if work.target is None or artefact.target is None:
         return {}
     pulled = artefact.source.name != work.source.name
     return {

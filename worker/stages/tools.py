@@ -1,6 +1,7 @@
 """What every stage function is given."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from common.artefacts.manifest import Artefact, ArtefactStore
 from common.catalog.registry import Catalog
 from common.clock import Clock
 from common.errors import ContentLost
-from common.plugins import Access, Converter, Hub, Policy
+from common.plugins import Access, Converter, Hub, NetworkRules, Policy
 from common.spec import Source
 from worker.attempt import StageAttempt
 
@@ -16,6 +17,9 @@ _TRUST = "MODELFERRY_TRUST_REMOTE_CODE"
 _PICKLES = "MODELFERRY_ALLOW_PICKLE"
 _PULL = "MODELFERRY_PULL"
 _PROFILES = "MODELFERRY_PROFILES"
+_PRIVATE_HOSTS = "MODELFERRY_PRIVATE_HOSTS"
+_PROXIES = "MODELFERRY_PROXIES"
+_CA_BUNDLES = "MODELFERRY_CA_BUNDLES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +32,15 @@ class Tools:
     settings: dict[str, str]
     secrets: dict[str, str]
     now: Clock
+    given: frozenset[str] = frozenset()
+    """Those of the settings and secrets that the request brought."""
     confined: bool = True
     """Whether code and pickles of a stranger could do no harm here; where they could, nothing allows them."""
 
     def hub(self, name: str) -> Hub[Any]:
         """The hub, with the access its descriptor names."""
         plugin = self.catalog.hub(name)
-        return plugin.load(self._access(plugin.settings, plugin.secrets))
+        return plugin.load(self._access(plugin.settings, plugin.secrets, network_of(plugin.name, self.settings)))
 
     @property
     def pulls(self) -> bool:
@@ -66,11 +72,25 @@ class Tools:
             raise ContentLost(f"The content of artefact {artefact_id} is not in the store any more")
         return found
 
-    def _access(self, settings: frozenset[str], secrets: frozenset[str]) -> Access:
+    def _access(self, settings: frozenset[str], secrets: frozenset[str], network: NetworkRules | None = None) -> Access:
         return Access(
+            network=network or NetworkRules(),
+            given=self.given & (settings | secrets),
             settings={name: value for name, value in self.settings.items() if name in settings},
             secrets={name: value for name, value in self.secrets.items() if name in secrets},
         )
+
+
+def network_of(hub: str, settings: Mapping[str, str]) -> NetworkRules:
+    """How the operator lets this hub be reached."""
+    proxies: dict[str, str] = json.loads(settings.get(_PROXIES) or "{}")
+    bundles: dict[str, str] = json.loads(settings.get(_CA_BUNDLES) or "{}")
+    hosts = (host.strip().lower() for host in settings.get(_PRIVATE_HOSTS, "").split(","))
+    return NetworkRules(
+        proxy=proxies.get(hub) or None,
+        ca_bundle=bundles.get(hub) or settings.get("REQUESTS_CA_BUNDLE") or None,
+        private_hosts=frozenset(filter(None, hosts)),
+    )
 
 
 def allows(listed: str, source: Source, revision: str) -> bool:

@@ -200,7 +200,7 @@ class Connection:
         raise AssertionError("the second try always ends the loop")
 
     def _send(self, url: str, origin: Origin, home: Origin, headers: Headers) -> http.client.HTTPResponse:
-        proxy = _proxy_for(origin)
+        proxy = proxy_for(origin)
         connection = self._open.get(origin) or self._connect(origin, home, proxy)
         sent = {"User-Agent": self._agent, "Accept": "*/*", **headers}
         if self._credential is not None and self._credential.origin == origin:
@@ -313,7 +313,7 @@ def _target(url: str, *, absolute: bool) -> str:
     return f"{parts.scheme}://{parts.netloc}{target}" if absolute else target
 
 
-def _proxy_for(origin: Origin) -> str | None:
+def proxy_for(origin: Origin) -> str | None:
     # These two read HTTPS_PROXY, HTTP_PROXY and NO_PROXY from the environment, as every tool beside us does.
     proxies = urllib.request.getproxies()
     proxy = proxies.get(origin.scheme) or proxies.get("all")

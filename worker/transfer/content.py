@@ -39,9 +39,7 @@ class Checksum:
     def __init__(self, digest: Digest | None, size: int | None) -> None:
         self.at = 0
         self._sha256 = hashlib.sha256()
-        self._git = None
-        if digest is not None and digest.algorithm is DigestAlgorithm.GIT_SHA1:
-            self._git = hashlib.sha1(b"blob %d\0" % (size or 0), usedforsecurity=False)
+        self._other = _hasher_of(digest, size)
 
     @property
     def sha256(self) -> str:
@@ -51,13 +49,13 @@ class Checksum:
     @property
     def promised(self) -> str:
         """What the hub should have called it."""
-        return self.sha256 if self._git is None else self._git.hexdigest()
+        return self.sha256 if self._other is None else self._other.hexdigest()
 
     def update(self, data: memoryview) -> None:
         """Go on with the next bytes."""
         self._sha256.update(data)
-        if self._git is not None:
-            self._git.update(data)
+        if self._other is not None:
+            self._other.update(data)
         self.at += len(data)
 
 
@@ -283,6 +281,17 @@ class Content:
             for block in self._active:
                 ranges.add(block.start, block.at)
             return ranges
+
+
+def _hasher_of(digest: Digest | None, size: int | None) -> "hashlib._Hash | None":
+    """What computes a promised digest that is no plain sha256."""
+    match digest and digest.algorithm:
+        case DigestAlgorithm.SHA384:
+            return hashlib.sha384()
+        case DigestAlgorithm.GIT_SHA1:
+            return hashlib.sha1(b"blob %d\0" % (size or 0), usedforsecurity=False)
+        case _:
+            return None
 
 
 def group(files: Iterable[RemoteFile]) -> list[Content]:

@@ -1,0 +1,26 @@
+"""What may be asked of the Pipeline Zoo's models."""
+
+from common.plugins import HubPlugin
+from common.spec import Spec
+from common.vocabulary import Format
+
+
+class PipelineZooOptions(Spec, frozen=True):
+    """A download has no choices of its own."""
+
+    extra: dict[str, object] = {}
+    """What a client sent that a download has no use for."""
+
+
+PIPELINE_ZOO = HubPlugin(
+    name="pipeline-zoo-models",
+    description="Downloads models of the Pipeline Zoo.",
+    options=PipelineZooOptions,
+    formats=frozenset({Format.OPENVINO}),
+    implementation="worker.hubs.pipeline_zoo:PipelineZooHub",
+    name_pattern=r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}",
+    settings=frozenset({"PIPELINE_ZOO_URL"}),
+    listing_filters=frozenset({"search"}),
+    several=frozenset({"all"}),
+    shows_folder=True,
+)
