@@ -514,6 +514,31 @@ def _spoil_each(model: Path, root: Path, wanted: Target, names: tuple[str, ...])
     return found
 
 
+def test_a_checked_model_leaves_the_memory(tmp_path):
+    grown = in_child(_memory_after_checks, tmp_path)
+    assert grown < 64 * 1024 * 1024
+
+
+def _memory_after_checks(folder: Path) -> int:
+    """By how much the process has grown between the first and the fourth look at a model of 128 MB."""
+    import numpy as np
+    import openvino as ov
+    import psutil
+
+    from worker.converters.openvino.check.running import Folder
+
+    asked = ov.opset13.parameter([-1, 4096], ov.Type.f32, name="asked")
+    asked.output(0).set_names({"asked"})
+    weights = np.ones((4096, 16384), np.float16)
+    wide = ov.opset13.convert(ov.opset13.constant(weights), "f32")
+    ov.save_model(ov.Model([ov.opset13.matmul(asked, wide, False, False)], [asked]), folder / "model.xml", False)
+    used = []
+    for _ in range(4):
+        Folder(folder).part("model").ask({})
+        used.append(psutil.Process().memory_info().rss)
+    return used[-1] - used[0]
+
+
 NOT_A_NUMBER = {"f16": b"\x00\x7e", "f32": b"\x00\x00\xc0\x7f"}
 
 

@@ -38,8 +38,8 @@ class Part:
         An input that is not given is made up: `first` is its first size where that is open, and `length` any other.
         Raises VerificationFailed where there are no outputs, or one that is not finite.
         """
-        fed = {port: _fed(port, given, length, first) for port in self._compiled.inputs}
-        result = self._compiled(fed)
+        # By position: what is fed by ports holds on to the whole model for as long as the process lives.
+        result = self._compiled([_fed(port, given, length, first) for port in self._compiled.inputs])
         answers = {
             name: np.array(result[port])
             for number, port in enumerate(self._compiled.outputs)
