@@ -110,6 +110,9 @@ class RecordingAttempt:
     def link(self, sha256: str, path: str) -> Path:
         raise AssertionError(sha256, path)
 
+    def finished(self, file: Path) -> None:
+        assert file.is_file()
+
     def progress(self, progress: Progress) -> None:
         self.phases.append(progress.phase)
 

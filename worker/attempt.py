@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from common.artefacts.blobs import BlobStore
+from common.artefacts.early import EarlyDigests
 from common.artefacts.layout import Volume
 from common.errors import JobCancelled
 from common.plugins import Allowance, TransferLimits
@@ -31,6 +32,7 @@ class StageAttempt:
     rooms: Workspace
     limits: TransferLimits
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    digests: EarlyDigests = field(default_factory=EarlyDigests)
     last: Progress | None = None
     """The newest progress, told or not."""
     _told_at: float = 0.0
@@ -68,6 +70,9 @@ class StageAttempt:
 
     def link(self, sha256: str, path: str) -> Path:
         return self._blobs.link(sha256, self.workspace / check_file_path(path))
+
+    def finished(self, file: Path) -> None:
+        self.digests.begin(file)
 
     def progress(self, progress: Progress) -> None:
         self.last = progress

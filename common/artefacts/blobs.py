@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -85,13 +85,16 @@ class BlobStore:
         sync_folder(blob.parent)
         return blob
 
-    def take_unverified(self, file: Path) -> str:
-        """Move a file of unknown content into the store, and say which content it is."""
-        sha256 = sha256_of(file)
+    def take_unverified(self, file: Path, known: Callable[[Path], str | None] = lambda _: None) -> str:
+        """Move a file of unknown content into the store, and say which content it is.
+
+        `known` may tell the digest of the very file where somebody has computed it already.
+        """
+        sha256 = known(file) or sha256_of(file)
         self.take(file, sha256)
         return sha256
 
-    def take_folder(self, folder: Path) -> tuple[StoredFile, ...]:
+    def take_folder(self, folder: Path, known: Callable[[Path], str | None] = lambda _: None) -> tuple[StoredFile, ...]:
         """Move every file below a folder into the store, and list them by path.
 
         Raises OutputIncomplete on anything but plain files and folders, and SourceUnsafe on names that
@@ -99,7 +102,7 @@ class BlobStore:
         """
         paths = sorted(path.relative_to(folder).as_posix() for path in plain_files(folder))
         check_distinct([check_file_path(path) for path in paths])
-        return tuple(self._take_one(folder, path) for path in paths)
+        return tuple(self._take_one(folder, path, known) for path in paths)
 
     def link(self, sha256: str, at: Path) -> Path:
         """Show this content at `at`, below a folder of the caller's own. Safe to repeat. Raises ContentLost."""
@@ -147,9 +150,9 @@ class BlobStore:
             raise ContentLost(msg)
         return blob
 
-    def _take_one(self, folder: Path, path: str) -> StoredFile:
+    def _take_one(self, folder: Path, path: str, known: Callable[[Path], str | None]) -> StoredFile:
         size = (folder / path).stat().st_size
-        return StoredFile(path=path, size=size, sha256=self.take_unverified(folder / path))
+        return StoredFile(path=path, size=size, sha256=self.take_unverified(folder / path, known))
 
     def _move(self, file: Path, blob: Path) -> None:
         try:

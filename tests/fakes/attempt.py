@@ -26,6 +26,7 @@ class LocalAttempt:
     cancelled: threading.Event = field(default_factory=threading.Event)
     reports: list[Progress] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    complete: list[Path] = field(default_factory=list)
     allowed: Allowance = field(default_factory=Allowance)
     """What the transfer may do. Its silence counts from each time that it asks."""
     wishes: list[float] = field(default_factory=list)
@@ -65,6 +66,9 @@ class LocalAttempt:
         target.unlink(missing_ok=True)
         target.hardlink_to(self.root / "blobs" / sha256)
         return target
+
+    def finished(self, file: Path) -> None:
+        self.complete.append(file)
 
     def progress(self, progress: Progress) -> None:
         self.reports.append(progress)

@@ -99,7 +99,7 @@ def _make(wanted: list[_Wanted], source: Artefact, tools: Tools) -> None:
 
 def _save(wanted: _Wanted, evidence: Evidence | None, forms: int, source: Artefact, tools: Tools) -> None:
     folder: Path = wanted.order.folder
-    files = tools.store.blobs.take_folder(folder) if folder.is_dir() else ()
+    files = tools.store.blobs.take_folder(folder, tools.attempt.digests.of) if folder.is_dir() else ()
     if not files:
         raise OutputIncomplete("The conversion ended without an error, but wrote no files")
     tools.store.save(

@@ -38,7 +38,7 @@ from worker.converters.openvino.faults import option_errors
 from worker.converters.openvino.loading import is_half, kind_of, read_config, told_to_load
 from worker.converters.openvino.naming import name_plainly, save_reproducibly
 from worker.converters.openvino.paths import Site
-from worker.converters.openvino.reuse import reused_functions
+from worker.converters.openvino.reuse import patterns_found_once, reused_functions
 from worker.converters.openvino.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def export(
     """
     _check_shape()
     batch = _Batch(site, _planned(site, orders), attempt, steps)
-    with _caught(batch):
+    with _caught(batch), patterns_found_once():
         exporter.main_export(**batch.arguments)
     if not batch.saved:
         raise Mismatch("upstream has saved no model")
@@ -216,6 +216,7 @@ class _Batch:
             _halve(model)
             form.steps.ended("compress")
         save_reproducibly(model, target, form.order.target.precision is Precision.FP16)
+        self._attempt.finished(target.with_suffix(".bin"))
         form.steps.ended("save")
         self._attempt.checkpoint()
 
