@@ -314,6 +314,46 @@ def _compress_with_bad_functions(model: Path) -> tuple[list[str], bytes, bytes]:
         return told, alone, _weights(nncf.compress_weights(ov.Core().read_model(model), mode=mode))
 
 
+def test_patterns_are_looked_for_once_in_equal_graphs(llama, tmp_path):
+    ended = in_child(convert, llm(llama, tmp_path, precision=Precision.FP16))
+    assert ended.error is None, ended.text
+    searches, same = in_child(_compress_equal_graphs, tmp_path / "output" / "openvino_model.xml")
+    # One of an 8-bit and one of a 4-bit compression of equal graphs, and one of a graph that differs.
+    assert searches == 2
+    assert same
+
+
+def _compress_equal_graphs(model: Path) -> tuple[int, bool]:
+    """How often patterns were looked for, and whether the weights are those of compressions without our help."""
+    import nncf
+    import openvino as ov
+    from nncf.quantization.algorithms.weight_compression import algorithm
+
+    from worker.converters.openvino.reuse import patterns_found_once
+
+    modes = [nncf.CompressWeightsMode.INT8_ASYM, nncf.CompressWeightsMode.INT4_SYM]
+
+    def compressed() -> list[bytes]:
+        whole = ov.Core().read_model(model)
+        results = [_weights(nncf.compress_weights(whole.clone(), mode=mode)) for mode in modes]
+        other = ov.Core().read_model(model)
+        last = other.get_results()[0].input_value(0)
+        other.add_results([ov.opset13.result(ov.opset13.relu(last))])
+        return [*results, _weights(nncf.compress_weights(other, mode=modes[0]))]
+
+    plain = compressed()
+    find, searches = algorithm.get_node_names_matching_graph_pattern, []
+
+    def counted(*asked):
+        searches.append(asked)
+        return find(*asked)
+
+    algorithm.get_node_names_matching_graph_pattern = counted
+    with patterns_found_once():
+        same = compressed() == plain
+    return len(searches), same
+
+
 def _weights(model) -> bytes:
     constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
     return b"".join(node.data.tobytes() for node in constants if node.get_element_type().get_type_name() == "u8")

@@ -6,13 +6,14 @@ import logging
 import resource
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.catalog.openvino import TOOLS, OpenVINOOptions
 from common.catalog.openvino.weights import gguf_bytes, has_ir, has_originals
-from common.errors import ConversionFailed, InvalidParameters, JobCancelled, VerificationFailed
+from common.errors import ConversionFailed, InvalidParameters, VerificationFailed
 from common.plugins import Access, Attempt, Converter, Dossier, Order
 from common.spec import Evidence, Progress, Similarity, Source, Target
 from common.vocabulary import ModelType, Phase
@@ -32,6 +33,9 @@ OWN_PROFILE = "default"
 
 _SCRATCH = "scratch"
 _EVERYONE = "*"
+_PROOFS_AT_ONCE = 2
+_LOOK_S = 0.2
+"""How often is asked, while proofs run, whether the user still wants them."""
 _DETECTION = "object-detection"
 
 Orders = Sequence[Order[OpenVINOOptions]]
@@ -73,7 +77,7 @@ class OpenVINOConverter:
             with tool_errors(attempt.workspace):
                 made = self.make(site, at_home, attempt)
             attempt.progress(Progress(phase=Phase.CHECKING))
-            proofs = {id(one.order): _proof(one, site, attempt, is_first=one.order is first) for one in made}
+            proofs = _proofs(made, site, attempt, first)
         return tuple(proofs.get(id(order)) for order in orders)
 
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:
@@ -197,13 +201,36 @@ def _by_fast(site: Site, orders: Orders, attempt: Attempt) -> list[Made]:
     return made
 
 
+def _proofs(
+    made: Sequence[Made], site: Site, attempt: Attempt, first: Order[OpenVINOOptions]
+) -> dict[int, Evidence | None]:
+    """What is seen of each finished model, by the identity of its order.
+
+    Two are looked at together, the largest beside the smallest: to compile one does not keep two cores busy, and
+    memory is enough for the model that they were made of.
+    """
+    # A comparison with the source loads that, too; one of them at a time.
+    together = 1 if any(one.order.options.verify for one in made) else _PROOFS_AT_ONCE
+    with ThreadPoolExecutor(together, thread_name_prefix="proof") as pool:
+        proofs = {
+            id(one.order): pool.submit(_proof, one, site, attempt, is_first=one.order is first)
+            for one in _from_both_ends(made)
+        }
+        while wait(proofs.values(), timeout=_LOOK_S).not_done:
+            attempt.checkpoint()
+        return {order: proof.result() for order, proof in proofs.items()}
+
+
+def _from_both_ends(made: Sequence[Made]) -> list[Made]:
+    """The largest, the smallest, the second largest ..."""
+    left = sorted(made, key=lambda one: sum(file.stat().st_size for file in one.order.folder.rglob("*.bin")))
+    return [left.pop(0 if number % 2 else -1) for number in range(len(left))]
+
+
 def _proof(made: Made, site: Site, attempt: Attempt, *, is_first: bool) -> Evidence | None:
     """What is seen of a finished model. Only the first order raises when it is not as it has to be."""
-    attempt.checkpoint()
     try:
         return _proven(made, site, attempt)
-    except JobCancelled:
-        raise
     except Exception:
         if is_first:
             raise

@@ -17,12 +17,16 @@ import numpy as np
 import openvino as ov
 from nncf.common.utils.caching import disable_results_caching
 from nncf.openvino.optimized_functions import clear_ov_model_cache, models
+from nncf.quantization.algorithms.weight_compression import algorithm
 from nncf.quantization.algorithms.weight_compression import openvino_backend as backend
 from nncf.tensor import Tensor, TensorBackend
 
 log = logging.getLogger(__name__)
 
 _WRITTEN_FOR = "3.4.0"
+_OF_A_NODE = ("type", "metatype")
+_OF_A_PATTERN = (*_OF_A_NODE, "label", "PATTERN_NODE_TO_EXCLUDE")
+"""The attributes by which nodes are compared."""
 _LARGE_BYTES = 32 * 1024 * 1024
 """A weight from this size on leaves no working memory behind for the next one."""
 
@@ -44,6 +48,40 @@ def reused_functions() -> Iterator[None]:
     finally:
         models._infer_ov_model, backend.compress_weight, backend.disable_results_caching = before  # noqa: SLF001
         clear_ov_model_cache()
+
+
+@contextmanager
+def patterns_found_once() -> Iterator[None]:
+    """Let nncf look for the same patterns in equal graphs once, where several forms are made of one model."""
+    if importlib.metadata.version("nncf") != _WRITTEN_FOR:
+        yield
+        return
+    before = algorithm.get_node_names_matching_graph_pattern
+    algorithm.get_node_names_matching_graph_pattern = _FoundOnce(before)
+    try:
+        yield
+    finally:
+        algorithm.get_node_names_matching_graph_pattern = before
+
+
+class _FoundOnce:
+    """Remembers which nodes of a graph fit a pattern."""
+
+    def __init__(self, find: Any) -> None:
+        self._find = find
+        self._found: dict[object, frozenset[str]] = {}
+
+    def __call__(self, graph: Any, pattern: Any) -> set[str]:
+        key = _shape(graph._nx_graph, _OF_A_NODE), _shape(pattern.graph, _OF_A_PATTERN)  # noqa: SLF001
+        if key not in self._found:
+            self._found[key] = frozenset(self._find(graph, pattern))
+        return set(self._found[key])
+
+
+def _shape(graph: Any, attributes: Sequence[str]) -> object:
+    """All that decides whether a pattern fits: the nodes, what they are, and what is tied to what."""
+    nodes = ((node, *(str(told.get(name)) for name in attributes)) for node, told in graph.nodes(data=True))
+    return tuple(nodes), tuple(sorted(graph.edges()))
 
 
 class _Again:
