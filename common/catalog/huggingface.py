@@ -1,6 +1,6 @@
 """What may be asked of the Hugging Face hub, and of the pre-converted models that live there."""
 
-from common.plugins import HubPlugin
+from common.plugins import ConfigKey, HubPlugin
 from common.spec import Spec
 from common.vocabulary import Format
 
@@ -20,14 +20,19 @@ class HuggingFaceOptions(Spec, frozen=True):
     """What a client sent that a download has no use for."""
 
 
+_TOKEN = ConfigKey(name="HF_TOKEN", description="A token of the Hugging Face hub, for models that need one.")
+
 HUGGINGFACE = HubPlugin(
     name="huggingface",
     description="Downloads models from the Hugging Face hub or a mirror of it.",
     options=HuggingFaceOptions,
     formats=frozenset({Format.TRANSFORMERS, Format.OPENVINO}),
     implementation="worker.hubs.huggingface:HuggingFaceHub",
-    settings=frozenset({"HF_ENDPOINT", "REQUESTS_CA_BUNDLE"}),
+    settings=frozenset({"HF_ENDPOINT"}),
     secrets=frozenset({"HF_TOKEN"}),
+    config_keys=(_TOKEN,),
+    checks_credentials=True,
+    listing_filters=frozenset({"author", "search", "tags", "collection"}),
 )
 
 OPENVINO = HubPlugin(
@@ -38,6 +43,8 @@ OPENVINO = HubPlugin(
     implementation="worker.hubs.huggingface:HuggingFaceHub",
     origin="huggingface",
     preset={"require_ir": True},
-    settings=frozenset({"HF_ENDPOINT", "REQUESTS_CA_BUNDLE"}),
+    settings=frozenset({"HF_ENDPOINT"}),
     secrets=frozenset({"HF_TOKEN"}),
+    config_keys=(_TOKEN,),
+    checks_credentials=True,
 )

@@ -188,6 +188,24 @@ class TestRealClient:
         assert [model.id for model in api.list_models(filter=["ferry", "llama"])] == ["org/model"]
         assert list(api.list_models(pipeline_tag="text-classification")) == []
 
+    def test_a_listing_shows_what_is_asked_for(self, hub: FakeHuggingFace, api: HfApi) -> None:
+        hub.add_repo("org/gated", {"README.md": README}, gated="auto", facts={"downloads": 9})
+        (model,) = api.list_models(search="gated", expand=["downloads", "gated", "tags"])
+        assert (model.downloads, model.gated, model.likes) == (9, "auto", None)
+        assert "ferry" in (model.tags or [])
+
+    def test_a_collection_keeps_its_order(self, hub: FakeHuggingFace, api: HfApi) -> None:
+        hub.add_repo("org/second", {})
+        hub.add_repo("org/hidden", {}, private=True)
+        hub.add_collection("org/best-0123456789abcdef01234567", ["org/second", "org/hidden", "org/model"])
+        found = api.get_collection("org/best-0123456789abcdef01234567")
+        assert [(one.item_id, one.item_type) for one in found.items] == [
+            ("org/second", "model"),
+            ("org/model", "model"),
+        ]
+        with pytest.raises(HfHubHTTPError, match="404"):
+            api.get_collection("org/none-0123456789abcdef01234567")
+
     def test_safetensors_headers_are_counted(self, hub: FakeHuggingFace, api: HfApi) -> None:
         header = json.dumps({"w": {"dtype": "BF16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
         hub.add_repo("org/st", {"model.safetensors": len(header).to_bytes(8, "little") + header + bytes(24)})

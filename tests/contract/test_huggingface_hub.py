@@ -265,9 +265,11 @@ class TestTrouble:
         with pytest.raises((HubUnavailable, SourceUnsafe, NothingToFetch)):
             resolve(fake)
 
-    def test_an_answer_may_come_compressed(self, fake: FakeHuggingFace) -> None:
+    def test_an_answer_that_comes_compressed_unasked_is_refused(self, fake: FakeHuggingFace) -> None:
         fake.add_fault(Fault(kind=Gzip(), match=Match("/api/*")))
-        assert {file.path for file in resolve(fake).files} == CHOSEN
+        with pytest.raises(SourceUnsafe, match="compresses"):
+            resolve(fake)
+        assert {request.headers["accept-encoding"] for request in fake.requests} == {"identity"}
 
 
 class TestHostileHub:
@@ -354,5 +356,5 @@ class TestHostileHub:
 
 def test_the_descriptor_names_what_the_hub_asks_for() -> None:
     assert HUGGINGFACE.secrets == {"HF_TOKEN"}
-    assert HUGGINGFACE.settings == {"HF_ENDPOINT", "REQUESTS_CA_BUNDLE"}
+    assert HUGGINGFACE.settings == {"HF_ENDPOINT"}
     assert isinstance(HUGGINGFACE.load(Access()), HuggingFaceHub)

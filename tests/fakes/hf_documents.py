@@ -44,6 +44,29 @@ def model_document(repo: Repository, commit: Commit) -> Document:
     return {**document, **repo.facts}
 
 
+def collection_document(slug: str, title: str, items: Iterable[Repository]) -> Document:
+    """A collection with its models, in their order. Of a model it tells less than a listing does."""
+    fields = ("id", "author", "downloads", "gated", "lastModified", "likes", "pipeline_tag", "private")
+    entries = []
+    for position, repo in enumerate(items):
+        told = model_document(repo, repo.head)
+        entry_of_model = {name: told[name] for name in fields if name in told}
+        entries.append({"_id": f"{position:024x}", "position": position, "type": "model", **entry_of_model})
+    owner = {"_id": "0" * 24, "name": slug.partition("/")[0], "type": "org"}
+    return {
+        "slug": slug,
+        "title": title,
+        "owner": owner,
+        "items": entries,
+        "lastUpdated": "2025-01-02T03:04:05.000Z",
+        "position": 0,
+        "private": False,
+        "theme": "blue",
+        "upvotes": 0,
+        "gating": False,
+    }
+
+
 def siblings(commit: Commit, lfs: LfsPolicy, *, with_blobs: bool) -> list[Document]:
     return [
         {"rfilename": name, **(_blob_document(name, blob, lfs) if with_blobs else {})}

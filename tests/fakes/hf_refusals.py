@@ -25,6 +25,10 @@ def page_missing() -> Refusal:
     return Refusal(404, "Sorry, we can't find the page you are looking for.")
 
 
+def collection_missing() -> Refusal:
+    return Refusal(404, "Collection not found")
+
+
 def repo_missing(*, anonymous: bool) -> Refusal:
     """Missing, or private: nobody is to see the difference."""
     if anonymous:

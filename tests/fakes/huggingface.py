@@ -8,7 +8,7 @@ import posixpath
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,11 @@ from urllib.parse import parse_qs, quote
 
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.hf_documents import entry, is_clean, model_document, refs_document, siblings, tree
+from tests.fakes.hf_documents import collection_document, entry, is_clean, model_document, refs_document, siblings, tree
 from tests.fakes.hf_listing import expanded, is_set, page, wanted
 from tests.fakes.hf_refusals import (
     Refusal,
+    collection_missing,
     entry_missing,
     not_logged_in,
     page_missing,
@@ -72,6 +73,7 @@ class FakeHuggingFace:
         self.faults = FaultPlan()
         self._repos: dict[str, Repository] = {}
         self._renamed: dict[str, str] = {}
+        self._collections: dict[str, tuple[str, list[str]]] = {}
         self._cdn_blobs: dict[str, Blob] = {}
         pace = Pace.of_rate(bytes_per_s) if bytes_per_s else None
         self._hub = LoopbackServer(
@@ -152,6 +154,10 @@ class FakeHuggingFace:
     def remove(self, name: str) -> None:
         del self._repos[name]
 
+    def add_collection(self, slug: str, names: Sequence[str], *, title: str = "A collection") -> None:
+        """Add a collection of models, known by `owner/title-and-a-number`."""
+        self._collections[slug] = (title, list(names))
+
     def add_fault(self, fault: Fault) -> ArmedFault:
         return self.faults.add(fault)
 
@@ -171,6 +177,8 @@ class FakeHuggingFace:
                 return self._whoami(request)
             case ["api", "models"]:
                 return self._list_models(request)
+            case ["api", "collections", owner, name]:
+                return self._collection(request, f"{owner}/{name}")
             case ["api", "models", *rest]:
                 name, verb = _name_and_verb(rest)
                 return self._answer_model(request, self._visible(request, name), verb)
@@ -239,6 +247,15 @@ class FakeHuggingFace:
         found = [expanded(request, document) for document in wanted(request, documents)]
         models, headers = page(request, found, self.page_size)
         return reply_with_json(models, headers)
+
+    def _collection(self, request: Request, slug: str) -> Reply:
+        opened = self.tokens.get(self._valid_token(request) or "", set())
+        if slug not in self._collections:
+            raise collection_missing()
+        title, names = self._collections[slug]
+        repos = [self._repos[name] for name in names if name in self._repos]
+        shown = [repo for repo in repos if not repo.private or repo.name in opened]
+        return reply_with_json(collection_document(slug, title, shown))
 
     def _model(self, request: Request, repo: Repository, commit: Commit) -> Reply:
         document = model_document(repo, commit)

@@ -3,20 +3,16 @@
 import hashlib
 import random
 import shutil
-import socket
-import ssl
-import subprocess
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from common.errors import HubUnavailable, JobCancelled, SourceUnsafe
-from common.plugins import TransferLimits
+from common.plugins import NetworkRules, TransferLimits
 from common.spec import Digest, RemoteFile
 from common.vocabulary import DigestAlgorithm
 from tests.fakes.attempt import LocalAttempt
@@ -24,6 +20,7 @@ from tests.fakes.faults import Fault, Stall
 from tests.fakes.hf_repository import LfsPolicy
 from tests.fakes.huggingface import FakeHuggingFace
 from tests.fakes.proxy import ForwardProxy
+from tests.fakes.tls import TlsFront
 from worker.transfer import Patience, bring
 
 DATA = random.Random(1).randbytes(1_500_000)
@@ -57,56 +54,11 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-class Tls:
-    """An https front of a hub, with a certificate of its own."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.certificate = folder / "certificate.pem"
-        key = folder / "key.pem"
-        subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject]
-        subprocess.run([*command, "-keyout", key, "-out", self.certificate], check=True, capture_output=True)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(self.certificate, key)
-        self._upstream = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"https://localhost:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with (
-            connection,
-            suppress(OSError),
-            self._context.wrap_socket(connection, server_side=True) as client,
-            socket.create_connection(("127.0.0.1", self._upstream)) as upstream,
-        ):
-            threading.Thread(target=self._pump, args=(upstream, client), daemon=True).start()
-            self._pump(client, upstream)
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for one in (source, target):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
-def tls(hub: FakeHuggingFace, tmp_path: Path) -> Iterator[Tls]:
+def tls(hub: FakeHuggingFace, tmp_path: Path) -> Iterator[TlsFront]:
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, is not installed")
-    tls = Tls(tmp_path, int(hub.endpoint.rpartition(":")[2]))
+    tls = TlsFront(tmp_path, int(hub.endpoint.rpartition(":")[2]))
     yield tls
     tls.close()
 
@@ -142,16 +94,16 @@ def test_a_proxy_is_not_asked_for_what_it_is_not_for(
     assert not proxy.asked
 
 
-def test_a_hub_is_reached_over_tls(tls: Tls, attempt: LocalAttempt) -> None:
-    bring(listed(tls.endpoint), attempt, ca_bundle=str(tls.certificate))
+def test_a_hub_is_reached_over_tls(tls: TlsFront, attempt: LocalAttempt) -> None:
+    bring(listed(tls.endpoint), attempt, network=NetworkRules(ca_bundle=str(tls.certificate)))
     assert brought(attempt)
 
 
 def test_a_hub_is_reached_over_tls_through_a_proxy(
-    tls: Tls, proxy: ForwardProxy, attempt: LocalAttempt, monkeypatch: pytest.MonkeyPatch
+    tls: TlsFront, proxy: ForwardProxy, attempt: LocalAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", proxy.address)
-    bring(listed(tls.endpoint), attempt, ca_bundle=str(tls.certificate))
+    bring(listed(tls.endpoint), attempt, network=NetworkRules(ca_bundle=str(tls.certificate)))
     assert brought(attempt)
     assert {(method, target) for method, target, _ in proxy.asked} == {
         ("CONNECT", tls.endpoint.removeprefix("https://"))
@@ -159,29 +111,29 @@ def test_a_hub_is_reached_over_tls_through_a_proxy(
 
 
 def test_authorities_come_from_the_environment(
-    tls: Tls, attempt: LocalAttempt, monkeypatch: pytest.MonkeyPatch
+    tls: TlsFront, attempt: LocalAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.certificate))
     bring(listed(tls.endpoint), attempt)
     assert brought(attempt)
 
 
-def test_an_unknown_authority_is_refused(tls: Tls, attempt: LocalAttempt) -> None:
+def test_an_unknown_authority_is_refused(tls: TlsFront, attempt: LocalAttempt) -> None:
     with pytest.raises(HubUnavailable, match="certificate is not trusted"):
         bring(listed(tls.endpoint), attempt, patience=HASTY)
 
 
-def test_a_redirect_out_of_tls_is_refused(hub: FakeHuggingFace, tls: Tls, attempt: LocalAttempt) -> None:
+def test_a_redirect_out_of_tls_is_refused(hub: FakeHuggingFace, tls: TlsFront, attempt: LocalAttempt) -> None:
     hub.lfs = LfsPolicy()
     with pytest.raises(SourceUnsafe, match="unencrypted"):
-        bring(listed(tls.endpoint), attempt, ca_bundle=str(tls.certificate))
+        bring(listed(tls.endpoint), attempt, network=NetworkRules(ca_bundle=str(tls.certificate)))
     assert hub.requests.count(origin="cdn") == 0
 
 
-def test_a_cancel_is_heard_over_tls(hub: FakeHuggingFace, tls: Tls, attempt: LocalAttempt) -> None:
+def test_a_cancel_is_heard_over_tls(hub: FakeHuggingFace, tls: TlsFront, attempt: LocalAttempt) -> None:
     hub.add_fault(Fault(kind=Stall(30, at=1000)))
     threading.Timer(0.3, attempt.cancelled.set).start()
     started = time.monotonic()
     with pytest.raises(JobCancelled):
-        bring(listed(tls.endpoint), attempt, ca_bundle=str(tls.certificate))
+        bring(listed(tls.endpoint), attempt, network=NetworkRules(ca_bundle=str(tls.certificate)))
     assert time.monotonic() - started < 0.3 + 1

@@ -1,6 +1,8 @@
-"""How Modelferry speaks to hubs about models: every call bounded, every address looked at, credentials kept at home."""
+"""How Modelferry speaks to hubs: every call bounded, every address looked at, credentials kept at home."""
 
 from worker.net.client import HubClient, Reply
+from worker.net.connection import Network
 from worker.net.guard import Guard
+from worker.net.origin import Credential, Origin
 
-__all__ = ["Guard", "HubClient", "Reply"]
+__all__ = ["Credential", "Guard", "HubClient", "Network", "Origin", "Reply"]

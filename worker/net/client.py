@@ -1,20 +1,22 @@
 """The HTTP client for everything that is not bulk: listings, manifests, catalogues."""
 
 import json
-import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any, Self
+from urllib.parse import urlencode
 
-import httpcore
-import httpx
 import msgspec
 
 from common.errors import HubUnavailable, RateLimited, SourceUnsafe, StageError
 from common.plugins import NetworkRules
-from worker.net.guard import Guard
-from worker.transfer.connection import Credential, Origin, make_tls, proxy_for, wished_wait
+from worker.net.connection import Answer, Broken, Connection, Follows, Network, Question, anywhere
+from worker.net.origin import Credential, Origin, as_sent
+from worker.net.waits import wished_wait
 
 _CONNECT_S = 10.0
 _SILENCE_S = 30.0
@@ -22,7 +24,7 @@ _CALL_S = 120.0
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_CALLS = 1000
 _READ_BYTES = 256 * 1024
-_REDIRECTS = 5
+_ABORT_EVERY_S = 0.1
 
 Classify = Callable[[int, Mapping[str, str]], StageError | None]
 """What a hub means by a status of 4xx and its headers (in lower case). None leaves it to the caller."""
@@ -46,9 +48,9 @@ class Reply:
 
 
 class HubClient:
-    """Asks one hub, for as long as one resolve takes. Use as a context manager.
+    """Asks one hub, for as long as one resolve takes. Use as a context manager, from one thread.
 
-    Every call has an end in time and size; redirects are followed, and each address on the way is judged when the
+    Every call has an end in time and size; redirects are followed, and each address on the way is judged before a
     connection to it is made; the credential is shown to its own origin only. 429 and 5xx raise RateLimited and
     HubUnavailable; what `classify` makes of other statuses of 4xx is raised; the rest is for the caller to judge.
     """
@@ -63,27 +65,32 @@ class HubClient:
         trusted: bool = True,
         verify: bool = True,
         most_bytes: int = _MOST_BYTES,
+        most_calls: int = _MOST_CALLS,
+        call_s: float = _CALL_S,
+        follows: Follows = anywhere,
     ) -> None:
-        """`home` is the address below which relative ones lie. `trusted` says that the operator has named it."""
-        rules = rules or NetworkRules()
+        """`home` is the address below which relative ones lie. `trusted` says that the operator has named it.
+
+        `follows` raises where a redirect to an address must not be followed.
+
+        Raises SourceUnsafe where it is no http or https URL.
+        """
         self._home = home.rstrip("/")
-        self._guard = Guard(rules=rules, home=Origin.of(home), trusted=trusted)
-        self._credential = credential
+        self._origin = Origin.of(self._home)
+        rules = rules or NetworkRules()
+        network = Network(_CONNECT_S, _SILENCE_S, rules, trusted=trusted, verify=verify, follows=follows)
+        self._connection = Connection(network, credential)
         self._classify = classify
         self._most_bytes = most_bytes
+        self._most_calls = most_calls
+        self._call_s = call_s
         self._calls = 0
-        self._client = httpx.Client(
-            transport=_transport(self._guard, rules, _tls(rules, verify=verify)),
-            timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S),
-            trust_env=False,
-            headers={"User-Agent": "modelferry", "Accept-Encoding": "identity"},
-        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._connection.close()
 
     def get(
         self, address: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
@@ -108,54 +115,59 @@ class HubClient:
         headers: Mapping[str, str] | None = None,
         document: object = None,
     ) -> Reply:
-        """One call, through all redirects. Raises StageError."""
-        url = str(httpx.URL(address if "://" in address else f"{self._home}/{address.lstrip('/')}", params=params))
-        deadline = time.monotonic() + _CALL_S
-        content = None if document is None else json.dumps(document).encode()
-        for _ in range(_REDIRECTS + 1):
-            self._calls += 1
-            if self._calls > _MOST_CALLS:
-                raise SourceUnsafe("The hub's listing has no end")
-            reply = self._send(method, url, dict(headers or {}), content, deadline)
-            location = reply.headers.get("location")
-            if reply.status not in {301, 302, 303, 307, 308} or location is None:
-                return self._judged(reply)
-            url = self._next(url, location)
-            if reply.status == 303:
-                method, content = "GET", None
-        raise HubUnavailable(f"The hub redirects more than {_REDIRECTS} times")
+        """One call, through all redirects. `document` is sent as JSON, or as it is where it is bytes.
 
-    def _send(self, method: str, url: str, headers: dict[str, str], content: bytes | None, deadline: float) -> Reply:
-        if content is not None:
-            headers.setdefault("Content-Type", "application/json")
-        if self._credential is not None and self._credential.origin == Origin.of(url):
-            headers[self._credential.header] = self._credential.value
+        A list among the `params` is repeated, and what is None is left out. Raises StageError.
+        """
+        content, sent = None, dict(headers or {})
+        if document is not None:
+            content = document if isinstance(document, bytes) else json.dumps(document).encode()
+            sent.setdefault("Content-Type", "application/json")
+        self._calls += 1
+        if self._calls > self._most_calls:
+            raise SourceUnsafe("The hub's listing has no end")
+        url = self._url(address, params or {})
+        if self._origin.scheme == "https" and Origin.of(url).scheme != "https":
+            raise SourceUnsafe("The hub leads from https to an unencrypted address")
+        return self._judged(self._call(Question(method, url, self._home, sent, content)))
+
+    def _url(self, address: str, params: Mapping[str, Any]) -> str:
+        url = as_sent(address if "://" in address else f"{self._home}/{address.lstrip('/')}")
+        query = urlencode({name: value for name, value in params.items() if value is not None}, doseq=True)
+        return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
+
+    def _call(self, question: Question) -> Reply:
+        deadline = time.monotonic() + self._call_s
         try:
-            with self._client.stream(method, url, headers=headers, content=content) as response:
-                body = self._read(response, deadline)
-                return Reply(response.status_code, dict(response.headers.items()), body, url)
-        except httpx.HTTPError as error:
-            raise HubUnavailable(f"The hub cannot be reached: {type(error).__name__}") from error
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise SourceUnsafe("The hub names an address that is no http or https URL") from error
+            with _ended_at(deadline, self._connection):
+                answer = self._connection.ask(question)
+                body = self._read(answer)
+            # What was broken off may look like a short answer.
+            self._check(deadline)
+        except Broken as broken:
+            self._connection.close()
+            self._check(deadline)
+            raise HubUnavailable(f"The hub cannot be reached: {broken}") from broken
+        except BaseException:
+            # The rest of this answer must not be taken for the start of the next one.
+            self._connection.close()
+            raise
+        return Reply(answer.status, _joined(answer.headers), body, answer.url)
 
-    def _read(self, response: httpx.Response, deadline: float) -> bytes:
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+    def _check(self, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise HubUnavailable(f"The hub took more than {self._call_s:.0f} s for one answer")
+
+    def _read(self, answer: Answer) -> bytes:
+        if answer.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise SourceUnsafe("The hub compresses what it was asked to send as it is")
-        body = bytearray()
-        for piece in _pieces(response):
-            body += piece
+        body, buffer = bytearray(), memoryview(bytearray(_READ_BYTES))
+        while count := answer.read_into(buffer):
+            body += buffer[:count]
             if len(body) > self._most_bytes:
                 raise SourceUnsafe("The hub's answer is far too long")
-            if time.monotonic() > deadline:
-                raise HubUnavailable(f"The hub took more than {_CALL_S:.0f} s for one answer")
+        answer.finish()
         return bytes(body)
-
-    def _next(self, url: str, location: str) -> str:
-        target = str(httpx.URL(url).join(location))
-        if Origin.of(url).scheme == "https" and Origin.of(target).scheme != "https":
-            raise SourceUnsafe("The hub redirects from https to an unencrypted address")
-        return target
 
     def _judged(self, reply: Reply) -> Reply:
         wait_s = wished_wait(reply.headers)
@@ -169,47 +181,26 @@ class HubClient:
         return reply
 
 
-def _pieces(response: httpx.Response) -> Iterable[bytes]:
-    return response.iter_raw(_READ_BYTES)
+def _joined(headers: Message) -> dict[str, str]:
+    """Each header once, the values of one that came several times with commas, as HTTP means them."""
+    names = {name.lower() for name in headers}
+    return {name: ", ".join(headers.get_all(name, [])) for name in names}
 
 
-def _tls(rules: NetworkRules, *, verify: bool) -> ssl.SSLContext:
-    context = make_tls(rules.ca_bundle)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+@contextmanager
+def _ended_at(deadline: float, connection: Connection) -> Iterator[None]:
+    """Break off whatever is under way at the deadline: a server that sends a byte now and then defies every timeout."""
+    done = threading.Event()
 
+    def watch() -> None:
+        if not done.wait(deadline - time.monotonic()):
+            while not done.wait(_ABORT_EVERY_S):
+                connection.abort()
 
-def _transport(guard: Guard, rules: NetworkRules, tls: ssl.SSLContext) -> httpx.BaseTransport:
-    """Direct connections are judged by their address. A proxy resolves names itself, so it must filter itself."""
-    proxy = rules.proxy or proxy_for(guard.home)
-    transport = httpx.HTTPTransport(verify=tls, proxy=proxy, trust_env=False)
-    if proxy is None:
-        transport._pool = httpcore.ConnectionPool(ssl_context=tls, network_backend=_Guarded(guard))  # noqa: SLF001
-    return transport
-
-
-class _Guarded(httpcore.NetworkBackend):
-    """Connects as the library would, and looks at where the connection has led."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._backend = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        stream = self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        peer = stream.get_extra_info("server_addr")
-        try:
-            self._guard.check(Origin("https" if port == 443 else "http", host.lower(), port), str(peer[0]))
-        except BaseException:
-            stream.close()
-            raise
-        return stream
+    watcher = threading.Thread(target=watch, name="deadline", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

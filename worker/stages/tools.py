@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from common.artefacts.manifest import Artefact, ArtefactStore
 from common.catalog.registry import Catalog
 from common.clock import Clock
 from common.errors import ContentLost
 from common.plugins import Access, Converter, Hub, NetworkRules, Policy
+from common.seals import NOTHING, Credentials
 from common.spec import Source
 from worker.attempt import StageAttempt
 
@@ -32,15 +35,22 @@ class Tools:
     settings: dict[str, str]
     secrets: dict[str, str]
     now: Clock
-    given: frozenset[str] = frozenset()
-    """Those of the settings and secrets that the request brought."""
+    given: Credentials = NOTHING
+    """What the request brought for the hub. It goes before the operator's own, and to no converter."""
     confined: bool = True
     """Whether code and pickles of a stranger could do no harm here; where they could, nothing allows them."""
 
     def hub(self, name: str) -> Hub[Any]:
         """The hub, with the access its descriptor names."""
-        plugin = self.catalog.hub(name)
-        return plugin.load(self._access(plugin.settings, plugin.secrets, network_of(plugin.name, self.settings)))
+        plugin, given = self.catalog.hub(name), self.given
+        own = self._access(plugin.settings, plugin.secrets, network_of(plugin.origin or plugin.name, self.settings))
+        access = msgspec.structs.replace(
+            own,
+            settings=own.settings | given.settings,
+            secrets=own.secrets | given.secrets,
+            given=frozenset({*given.settings, *given.secrets}),
+        )
+        return plugin.load(access)
 
     @property
     def pulls(self) -> bool:
@@ -75,7 +85,6 @@ class Tools:
     def _access(self, settings: frozenset[str], secrets: frozenset[str], network: NetworkRules | None = None) -> Access:
         return Access(
             network=network or NetworkRules(),
-            given=self.given & (settings | secrets),
             settings={name: value for name, value in self.settings.items() if name in settings},
             secrets={name: value for name, value in self.secrets.items() if name in secrets},
         )

@@ -16,7 +16,9 @@ from common.errors import (
     StageError,
     TransferStalled,
 )
-from worker.transfer.connection import Answer, Broken, Connection, Origin, wished_wait
+from worker.net.connection import Answer, Broken, Connection
+from worker.net.origin import Origin
+from worker.net.waits import wished_wait
 from worker.transfer.content import UNKNOWN_END, Block, Content
 from worker.transfer.pace import Pace, Patience
 from worker.transfer.throttle import Throttle

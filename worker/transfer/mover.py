@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from common.errors import IntegrityMismatch, StageError, TransferStalled
-from common.plugins import Attempt
+from common.plugins import Attempt, NetworkRules
 from common.spec import Progress, RemoteFile, check_distinct, check_file_path
 from common.vocabulary import Phase
+from worker.net.connection import Connection, Follows, Network, anywhere
+from worker.net.origin import Credential
 from worker.transfer.backlog import Backlog
-from worker.transfer.connection import Connection, Credential, Network
 from worker.transfer.content import Block, Checksum, Content, advance
 from worker.transfer.line import Classify, Line, Terms
 from worker.transfer.pace import Pace, Patience
@@ -42,18 +43,26 @@ def bring(
     credential: Credential | None = None,
     *,
     classify: Classify = lambda _status, _headers: None,
-    ca_bundle: str | None = None,
+    network: NetworkRules | None = None,
+    trusted: bool = True,
+    verify: bool = True,
+    follows: Follows = anywhere,
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
 ) -> None:
     """Bring all files into the workspace, verified. Safe to repeat: what has arrived once is not fetched again.
+
+    `trusted` says that the files' own URLs were made from an address that the operator has named: then they may lie
+    inside a private network, and may redirect into it. Where a hub, or a request, has named them, it must be False.
+    Without `verify` any certificate is taken. `follows` raises where a redirect to an address must not be followed.
 
     `attempt.stored`, `store` and `link` are called from other threads too, the rest of the attempt from this one alone.
     Raises StageError, or whatever `attempt.checkpoint` raises; what has arrived is kept then.
     """
     check_distinct([check_file_path(file.path) for file in files])
     attempt.parts.mkdir(parents=True, exist_ok=True)
-    network = Network(attempt.limits.connect_s, attempt.limits.read_s, ca_bundle)
-    _Mover(files, attempt, lambda: Connection(network, credential), classify, patience).run()
+    limits, rules = attempt.limits, network or NetworkRules()
+    reach = Network(limits.connect_s, limits.read_s, rules, trusted=trusted, verify=verify, follows=follows)
+    _Mover(files, attempt, lambda: Connection(reach, credential), classify, patience).run()
 
 
 class _Mover:
