@@ -14,7 +14,13 @@ ModelferryError
 │   ├── NothingMade           asking how something was made that is not there
 │   ├── KeyInFlight           an Idempotency-Key whose first request is not answered yet
 │   ├── KeyReused             an Idempotency-Key that stood on another request
-│   └── NoSuchLimit
+│   ├── NoSuchLimit
+│   ├── UploadRefused         an upload that cannot be a model
+│   ├── UploadTooLarge        an upload beyond what is taken
+│   ├── ModelExists           uploading a model to where one is
+│   ├── NoSuchModel           no directory on the volume has this id
+│   ├── NotManaged            removing or checking what Modelferry has not published
+│   └── ModelBusy             a model that is being published this instant, or by an active job
 ├── ServiceUnavailable    the database cannot take the request now; nothing was stored
 ├── StageError            why one attempt at a stage ended badly
 │   ├── TransientError        worth another attempt after `wait_s`
@@ -120,6 +126,42 @@ class NoSuchLimit(RequestError):
     code = "no_such_limit"
 
 
+class UploadRefused(RequestError):
+    """The upload is no archive of a model, or its names cannot be used."""
+
+    code = "upload_refused"
+
+
+class UploadTooLarge(RequestError):
+    """The upload is larger than the operator allows, as it came or unpacked."""
+
+    code = "upload_too_large"
+
+
+class ModelExists(RequestError):
+    """There is something already where the upload would be published."""
+
+    code = "model_exists"
+
+
+class NoSuchModel(RequestError):
+    """No model on the volume has this id."""
+
+    code = "no_such_model"
+
+
+class NotManaged(RequestError):
+    """The directory was not published by Modelferry, which therefore leaves it alone."""
+
+    code = "not_managed"
+
+
+class ModelBusy(RequestError):
+    """Somebody else is at work on this model's directory."""
+
+    code = "model_busy"
+
+
 class ServiceUnavailable(ModelferryError):
     """The job table cannot be reached; the request was not stored."""
 
@@ -220,10 +262,10 @@ class SourceDisabled(PermanentError):
 
 
 class SourceUnsafe(PermanentError):
-    """The hub lists a name or a digest that must not be trusted."""
+    """The hub names something that must not be trusted: a file, a digest, or an address."""
 
     code = "source_unsafe"
-    hint = "The hub or a mirror in between sent a dangerous file name or digest. Do not use this source."
+    hint = "The hub or a mirror sent something dangerous: a file name, a digest or an address. Do not use this source."
 
 
 class NothingToFetch(PermanentError):

@@ -301,6 +301,14 @@ class TestSweep:
         os.utime(old, (0, 0))
         assert sweep(store.volume, set()) == [old]
 
+    def test_parts_that_nothing_can_go_on_with_go_after_a_day(self, store: ArtefactStore) -> None:
+        names = ("once-0123.part", "sha256-0123.part")
+        for name in names:
+            (store.volume.parts / name).touch()
+        assert sweep(store.volume, set(), now=self.later) == []
+        tomorrow = datetime.now(UTC) + timedelta(days=1, hours=1)
+        assert sweep(store.volume, set(), now=lambda: tomorrow) == [store.volume.parts / names[0]]
+
     def test_a_link_in_the_workspaces_is_removed_and_not_followed(self, store: ArtefactStore, tmp_path: Path) -> None:
         (tmp_path / "precious").mkdir()
         (store.volume.work / "x.1").symlink_to(tmp_path / "precious")

@@ -176,7 +176,7 @@ class Backlog:
         if sha256 is None or blob is None:
             return False
         digest = content.digest
-        if digest is not None and digest.algorithm is DigestAlgorithm.GIT_SHA1 and not has_digest(blob, digest):
+        if digest is not None and digest.algorithm is not DigestAlgorithm.SHA256 and not has_digest(blob, digest):
             return False
         content.find(sha256, blob.stat().st_size)
         return True

@@ -3,10 +3,12 @@
 import hashlib
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from common.artefacts.layout import ONCE
 from common.errors import IntegrityMismatch, SourceUnsafe
 from common.spec import Digest, RemoteFile
 from common.vocabulary import DigestAlgorithm
@@ -162,7 +164,9 @@ class Content:
         self.single = single
         self.is_known = True
         if self.key is None:
-            self.key = f"etag-{hashlib.sha256(repr((self.url, etag, size)).encode()).hexdigest()}"
+            # An address alone does not say whether it is the same content as the last time.
+            known = repr((self.url, etag, size)).encode()
+            self.key = f"{ONCE}{uuid.uuid4().hex}" if etag is None else f"etag-{hashlib.sha256(known).hexdigest()}"
 
     def find(self, sha256: str, size: int) -> None:
         """The content store has it."""
@@ -306,10 +310,12 @@ def group(files: Iterable[RemoteFile]) -> list[Content]:
 
 
 def has_digest(file: Path, digest: Digest) -> bool:
-    """Whether a small file has this digest."""
-    data = file.read_bytes()
-    checksum = Checksum(digest, len(data))
-    checksum.update(memoryview(data))
+    """Whether a file has this digest."""
+    checksum = Checksum(digest, file.stat().st_size)
+    buffer = memoryview(bytearray(_LEAST_BYTES))
+    with file.open("rb", buffering=0) as content:
+        while count := content.readinto(buffer):
+            checksum.update(buffer[:count])
     return checksum.promised == digest.value
 
 

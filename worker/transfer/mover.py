@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from common.errors import IntegrityMismatch, StageError, TransferStalled
+from common.errors import IntegrityMismatch, SourceUnsafe, StageError, TransferStalled
 from common.plugins import Attempt, NetworkRules
 from common.spec import Progress, RemoteFile, check_distinct, check_file_path
 from common.vocabulary import Phase
@@ -47,6 +47,7 @@ def bring(
     trusted: bool = True,
     verify: bool = True,
     follows: Follows = anywhere,
+    most_bytes: int | None = None,
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
 ) -> None:
     """Bring all files into the workspace, verified. Safe to repeat: what has arrived once is not fetched again.
@@ -54,6 +55,7 @@ def bring(
     `trusted` says that the files' own URLs were made from an address that the operator has named: then they may lie
     inside a private network, and may redirect into it. Where a hub, or a request, has named them, it must be False.
     Without `verify` any certificate is taken. `follows` raises where a redirect to an address must not be followed.
+    `most_bytes` ends a transfer of unknown size that does not end by itself, with SourceUnsafe.
 
     `attempt.stored`, `store` and `link` are called from other threads too, the rest of the attempt from this one alone.
     Raises StageError, or whatever `attempt.checkpoint` raises; what has arrived is kept then.
@@ -62,11 +64,16 @@ def bring(
     attempt.parts.mkdir(parents=True, exist_ok=True)
     limits, rules = attempt.limits, network or NetworkRules()
     reach = Network(limits.connect_s, limits.read_s, rules, trusted=trusted, verify=verify, follows=follows)
-    _Mover(files, attempt, lambda: Connection(reach, credential), classify, patience).run()
+    mover = _Mover(files, attempt, lambda: Connection(reach, credential), classify, patience)
+    mover.most_bytes = most_bytes
+    mover.run()
 
 
 class _Mover:
     """One call of `bring`."""
+
+    most_bytes: int | None = None
+    """More than this is not what anybody wants."""
 
     def __init__(
         self,
@@ -182,6 +189,7 @@ class _Mover:
         now = time.monotonic()
         with self._lines_lock:
             lines = list(self._lines)
+        self._check_size()
         received = self._received()
         resting = self._pace.is_resting(now, self._terms.patience.longest_s)
         busy = self._backlog.waiting_blocks > 0 and not resting
@@ -197,6 +205,17 @@ class _Mover:
         elif self._watch.has_stalled(now):
             stalled = TransferStalled(f"No byte has arrived for {self._attempt.limits.stall_s:.0f} s")
             raise self._terms.trouble or stalled
+
+    def _check_size(self) -> None:
+        """Raise SourceUnsafe when more has come, or is announced, than may be."""
+        if self.most_bytes is None:
+            return
+        sizes = [content.arrived_bytes if content.size is None else content.size for content in self._backlog.contents]
+        if sum(sizes) > self.most_bytes:
+            raise SourceUnsafe(
+                f"The hub sends more than {self.most_bytes} bytes",
+                hint="An operator can raise MODELFERRY_MAX_UNPACKED_MB if the source is to be trusted.",
+            )
 
     def _received(self) -> int:
         with self._lines_lock:

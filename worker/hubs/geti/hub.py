@@ -2,11 +2,8 @@
 
 import hashlib
 import logging
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import msgspec
 
 from common.archives import ArchiveLimits
 from common.catalog.geti import GetiOptions
@@ -14,7 +11,6 @@ from common.errors import HubUnavailable, IntegrityMismatch, RevisionNotFound, S
 from common.plugins import Access, Attempt, GuardedHub, Hub, ListingHub, ListPage, ListQuery
 from common.spec import Manifest, Progress, RemoteFile, Source
 from common.vocabulary import Format, Phase
-from worker.hubs.geti.bounded import BoundedAttempt
 from worker.hubs.geti.door import Door, is_page, lost, own_advice, refusal, stranger
 from worker.hubs.geti.exports import lay_out
 from worker.hubs.geti.listing import list_models
@@ -68,10 +64,7 @@ class GetiHub:
             return self._fetch(archive, manifest.format, attempt)
         except IntegrityMismatch as error:
             log.warning("geti.export_spoilt", extra={"reason": str(error)})
-        # Without a digest a transfer knows content by its address: another one, or it would find the broken copy again.
-        # What stands behind a '#' is not sent.
-        anew = msgspec.structs.replace(archive, url=f"{archive.url}#{secrets.token_hex(8)}")
-        return self._fetch(anew, manifest.format, attempt)
+        return self._fetch(archive, manifest.format, attempt)
 
     def list(self, query: ListQuery) -> ListPage:
         """The newest model of each group, by project and name."""
@@ -88,12 +81,13 @@ class GetiHub:
         with own_advice():
             bring(
                 [archive],
-                BoundedAttempt(attempt, self._limits.most_bytes),
+                attempt,
                 door.credential,
                 classify=lost,
                 network=door.network,
                 trusted=door.trusted,
                 verify=door.verify,
+                most_bytes=self._limits.most_bytes,
             )
         attempt.progress(Progress(phase=Phase.VERIFYING))
         brought = attempt.workspace / archive.path
