@@ -1,6 +1,7 @@
 """The composition root of the web process: settings in, application out."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import version
 from urllib.parse import quote
@@ -18,14 +19,21 @@ from litestar.response.redirect import ASGIRedirectResponse
 from litestar.types import ASGIApp, ControllerRouterHandler, Method, Receive, Scope, Send
 from litestar.types.internal_types import PathParameterDefinition
 
+from api.compat.upload import UploadLimits
+from api.library import Models
 from api.problems import HANDLERS
-from api.routes import docs, health, jobs, limits, models, plugins
+from api.questions import Answers, Hubs
+from api.routes import docs, health, jobs, library, limits, models, plugins, uploads
+from api.startup import StartupModels
 from api.tickets import TicketSender
+from api.uploads import Uploads
 from api.usecases import Jobs, Limits, Readiness
 from api.views import Places
 from common.artefacts.layout import Volume
+from common.artefacts.library import Library
 from common.broker import Broker
 from common.catalog.registry import Catalog
+from common.seals import Seal
 from common.settings import Settings
 from common.store.database import Database
 from common.store.jobs import JobStore
@@ -34,7 +42,10 @@ from common.store.limits import LimitStore
 PREFIX = "/api/v1"
 """Every route answers with it and without it."""
 
-_MAX_BODY_BYTES = 1024 * 1024
+_MIB = 1024 * 1024
+_MAX_BODY_BYTES = _MIB
+_LONG_WORK = 8
+"""How many threads take uploads and read models, so that those that answer everybody else stay free."""
 _ALIVE_WITHIN_S = 10.0
 """A worker that has shown no sign of life for this long is gone; a live one shows one every few seconds."""
 
@@ -43,8 +54,14 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     health.ready,
     models.download_models,
     models.plan_models,
+    models.list_hub_models,
     models.list_model_jobs,
     models.list_results,
+    uploads.upload_model,
+    library.list_models,
+    library.get_model,
+    library.remove_model,
+    library.verify_model,
     jobs.list_jobs,
     jobs.get_job,
     jobs.list_attempts,
@@ -63,15 +80,27 @@ ROUTES: Sequence[ControllerRouterHandler] = (
 
 
 def create_app(settings: Settings) -> Litestar:
-    """The whole web process. Opens no connection before the first request that needs one."""
+    """The whole web process. Opens no connection before the first request, or startup model, that needs one."""
     database = Database(settings.store_url)
     store = JobStore(database)
     broker = Broker(settings.redis_url)
     catalog = Catalog.installed(settings.enabled_plugins)
     tickets = TicketSender(broker)
-    use_cases = Jobs(store=store, catalog=catalog, tickets=tickets, volume=Volume(settings.models_dir.absolute()))
+    hubs = Hubs(catalog=catalog, answers=Answers(store=store, tickets=tickets), seal=Seal.of(settings))
+    volume = Volume(settings.models_dir.absolute())
+    use_cases = Jobs(store=store, catalog=catalog, tickets=tickets, volume=volume, hubs=hubs)
+    startup = StartupModels(settings.startup_models_config, use_cases)
     operator = Limits(store=LimitStore(database), catalog=catalog)
     readiness = Readiness(store=store, catalog=catalog, broker=broker, alive_within_s=_ALIVE_WITHIN_S)
+    upload_limits = UploadLimits(most_mb=settings.max_upload_size_mb, block_bytes=settings.upload_chunk_size_kb * 1024)
+    incoming = Uploads(
+        store=store,
+        volume=volume,
+        most_unpacked_bytes=settings.max_unpacked_mb * _MIB,
+        spare_bytes=settings.spare_mb * _MIB,
+    )
+    local = Models(library=Library(volume), store=store)
+    long_work = ThreadPoolExecutor(_LONG_WORK, thread_name_prefix="long-work")
     places = Places(models_dir=settings.models_dir.absolute(), model_path=settings.model_path)
     return Litestar(
         # A router for both forms: it knows all methods of a path before the application wraps the handlers, once.
@@ -81,8 +110,14 @@ def create_app(settings: Settings) -> Litestar:
         ],
         dependencies={
             "jobs": Provide(lambda: use_cases, sync_to_thread=False),
+            "hubs": Provide(lambda: hubs, sync_to_thread=False),
             "limits": Provide(lambda: operator, sync_to_thread=False),
             "readiness": Provide(lambda: readiness, sync_to_thread=False),
+            "startup": Provide(lambda: startup, sync_to_thread=False),
+            "uploads": Provide(lambda: incoming, sync_to_thread=False),
+            "upload_limits": Provide(lambda: upload_limits, sync_to_thread=False),
+            "library": Provide(lambda: local, sync_to_thread=False),
+            "long_work": Provide(lambda: long_work, sync_to_thread=False),
             "places": Provide(lambda: places, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
@@ -91,7 +126,8 @@ def create_app(settings: Settings) -> Litestar:
         openapi_config=_openapi(),
         logging_config=None,
         request_max_body_size=_MAX_BODY_BYTES,
-        on_shutdown=[tickets.stop, database.dispose],
+        on_startup=[startup.start],
+        on_shutdown=[startup.stop, tickets.stop, long_work.shutdown, database.dispose],
     )
 
 

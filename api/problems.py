@@ -9,33 +9,51 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 from litestar.status_codes import (
     HTTP_400_BAD_REQUEST,
+    HTTP_401_UNAUTHORIZED,
     HTTP_404_NOT_FOUND,
     HTTP_409_CONFLICT,
     HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     HTTP_422_UNPROCESSABLE_ENTITY,
     HTTP_500_INTERNAL_SERVER_ERROR,
+    HTTP_501_NOT_IMPLEMENTED,
+    HTTP_502_BAD_GATEWAY,
     HTTP_503_SERVICE_UNAVAILABLE,
+    HTTP_507_INSUFFICIENT_STORAGE,
 )
 from litestar.types import ExceptionHandlersMap
+from msgspec import UNSET
 
 from api.compat.decoding import Unprocessable, UnreadableBody
+from api.compat.leaving import ClientGone
+from api.questions import ListingFailed
 from api.wire import Fault, FaultyRequest, Problem
 from common.errors import (
+    CredentialsInvalid,
+    CredentialsRefused,
     DestinationInvalid,
     DestinationOutside,
+    DiskFull,
+    HubCannotList,
     InvalidSpec,
     JobActive,
     JobEnded,
     KeyInFlight,
     KeyReused,
+    ModelBusy,
+    ModelExists,
     ModelferryError,
     NoSuchJob,
     NoSuchLimit,
+    NoSuchModel,
     NotCancellable,
     NothingMade,
+    NotManaged,
     NotRetryable,
     PluginUnavailable,
+    PublicationRefused,
     ServiceUnavailable,
+    UploadRefused,
+    UploadTooLarge,
 )
 
 log = logging.getLogger(__name__)
@@ -48,6 +66,11 @@ STATUS: Mapping[type[ModelferryError], int] = {
     DestinationOutside: HTTP_400_BAD_REQUEST,
     DestinationInvalid: HTTP_400_BAD_REQUEST,
     UnreadableBody: HTTP_400_BAD_REQUEST,
+    ClientGone: HTTP_400_BAD_REQUEST,
+    CredentialsInvalid: HTTP_400_BAD_REQUEST,
+    CredentialsRefused: HTTP_401_UNAUTHORIZED,
+    HubCannotList: HTTP_501_NOT_IMPLEMENTED,
+    ListingFailed: HTTP_502_BAD_GATEWAY,
     NoSuchJob: HTTP_404_NOT_FOUND,
     JobEnded: HTTP_409_CONFLICT,
     NotCancellable: HTTP_409_CONFLICT,
@@ -56,6 +79,14 @@ STATUS: Mapping[type[ModelferryError], int] = {
     NothingMade: HTTP_409_CONFLICT,
     KeyInFlight: HTTP_409_CONFLICT,
     NoSuchLimit: HTTP_404_NOT_FOUND,
+    NoSuchModel: HTTP_404_NOT_FOUND,
+    ModelBusy: HTTP_409_CONFLICT,
+    ModelExists: HTTP_409_CONFLICT,
+    NotManaged: HTTP_409_CONFLICT,
+    PublicationRefused: HTTP_409_CONFLICT,
+    UploadRefused: HTTP_400_BAD_REQUEST,
+    UploadTooLarge: HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    DiskFull: HTTP_507_INSUFFICIENT_STORAGE,
     KeyReused: HTTP_422_UNPROCESSABLE_ENTITY,
     Unprocessable: HTTP_422_UNPROCESSABLE_ENTITY,
     ServiceUnavailable: HTTP_503_SERVICE_UNAVAILABLE,
@@ -65,15 +96,22 @@ _RETRY_AFTER_S: Mapping[type[ModelferryError], int] = {KeyInFlight: 1, ServiceUn
 
 _MEANINGS: Mapping[int, str] = {
     HTTP_400_BAD_REQUEST: "The request asks for what cannot be; nothing was stored.",
+    HTTP_401_UNAUTHORIZED: "The hub wants credentials, or others.",
     HTTP_404_NOT_FOUND: "There is no such thing.",
     HTTP_409_CONFLICT: (
-        "The state of the job does not allow it, or the first request of this Idempotency-Key is not answered yet."
+        "The state of the job or the model does not allow it, or the first request of this Idempotency-Key is not "
+        "answered yet."
     ),
     HTTP_413_REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTP_422_UNPROCESSABLE_ENTITY: (
         "The request does not have the documented shape, or its Idempotency-Key stood on another request."
     ),
-    HTTP_503_SERVICE_UNAVAILABLE: "The job table cannot be reached; nothing was stored. Try again shortly.",
+    HTTP_501_NOT_IMPLEMENTED: "The hub cannot do that.",
+    HTTP_502_BAD_GATEWAY: "The hub has not given what it was asked for.",
+    HTTP_503_SERVICE_UNAVAILABLE: (
+        "The job table cannot be reached, or no worker has answered in time; nothing was stored. Try again shortly."
+    ),
+    HTTP_507_INSUFFICIENT_STORAGE: "The volume of the models has no room; nothing was stored.",
 }
 
 
@@ -97,6 +135,11 @@ def _ours(_request: AnyRequest, error: ModelferryError) -> Response[Problem]:
     return Response(Problem(detail=str(error)), status_code=status, headers=headers)
 
 
+def _no_list(_request: AnyRequest, error: ListingFailed) -> Response[Problem]:
+    problem = Problem(detail=str(error), reason=error.reason, reason_code=error.reason_code, hint=error.hint or UNSET)
+    return Response(problem, status_code=STATUS[ListingFailed])
+
+
 def _unprocessable(_request: AnyRequest, error: Unprocessable) -> Response[FaultyRequest]:
     return Response(FaultyRequest(detail=error.faults), status_code=STATUS[Unprocessable])
 
@@ -118,6 +161,7 @@ def _unforeseen(request: AnyRequest, error: Exception) -> Response[Problem]:
 HANDLERS: ExceptionHandlersMap = {
     Unprocessable: _unprocessable,
     KeyReused: _key_reused,
+    ListingFailed: _no_list,
     ModelferryError: _ours,
     HTTPException: _framework,
     Exception: _unforeseen,

@@ -1,29 +1,26 @@
 """What a user can do: submit, look, cancel, retry, forget, limit, and ask whether the service could run a job now."""
 
-import contextlib
 import logging
 import re
-import threading
-import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 from msgspec import structs
 
+from api.questions import Hubs
 from api.tickets import TicketSender
 from common.artefacts.layout import Volume
 from common.artefacts.manifest import ArtefactStore
 from common.artefacts.provenance import statement
 from common.broker import Broker
 from common.catalog.registry import Catalog
+from common.credentials import credentials_for
 from common.errors import (
     InvalidSpec,
-    JobEnded,
     NoSuchJob,
     NoSuchLimit,
     NothingMade,
-    RequestError,
     ServiceUnavailable,
 )
 from common.planning import Wish, plan, require_plugins
@@ -40,8 +37,6 @@ TENANT = re.compile(r"[A-Za-z0-9._@:-]{1,64}")
 
 _SHOWN = 80
 _PLAN_S = 60.0
-_PLAN_POLL_S = 0.05
-_MOST_PLANS = 8
 
 
 class RequestKey(msgspec.Struct, frozen=True):
@@ -77,43 +72,31 @@ class Jobs:
     catalog: Catalog
     tickets: TicketSender
     volume: Volume
-    planning: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MOST_PLANS))
+    hubs: Hubs
 
     def submit(self, wishes: Sequence[Wish], download_path: str, asker: Asker) -> Accepted:
         """Accept every wish, or none, to be published below `download_path`.
 
         The jobs are durable when this returns. Raises PluginUnavailable, DestinationOutside, DestinationInvalid,
-        InvalidSpec, KeyInFlight, KeyReused or ServiceUnavailable; then nothing was stored, and the key is free.
+        InvalidSpec, CredentialsInvalid, KeyInFlight, KeyReused or ServiceUnavailable; then nothing was stored, and the
+        key is free.
         """
 
         def add(reservation: KeyReservation | None) -> list[str]:
-            for wish in wishes:
-                require_plugins(wish, self.catalog)
-            root = self.volume.destination(download_path)
-            specs = [plan(structs.replace(wish, root=root), self.catalog) for wish in wishes]
-            return self.store.add(specs, tenant=asker.tenant, key=reservation)
+            specs, sealed = self._judged(wishes, download_path, asker)
+            return self.store.add(specs, tenant=asker.tenant, key=reservation, sealed=sealed)
 
         return self._once(asker, add)
 
     def plan(self, wishes: Sequence[Wish], download_path: str, asker: Asker) -> list[JobRecord]:
         """What these wishes would come to, in their order; a worker finds out. One that nobody answers has not ended.
 
-        Raises PluginUnavailable, DestinationOutside, DestinationInvalid, InvalidSpec or ServiceUnavailable.
+        Raises PluginUnavailable, DestinationOutside, DestinationInvalid, InvalidSpec, CredentialsInvalid or
+        ServiceUnavailable.
         """
-        for wish in wishes:
-            require_plugins(wish, self.catalog)
-        root = self.volume.destination(download_path)
-        specs = [
-            structs.replace(plan(structs.replace(wish, root=root), self.catalog), operation=Operation.PLAN)
-            for wish in wishes
-        ]
-        # Whoever waits holds a thread, of which the other routes need some too.
-        if not self.planning.acquire(blocking=False):
-            raise ServiceUnavailable("As many plans are being made as may be at once. Try again shortly.")
-        try:
-            return self._planned(specs, asker)
-        finally:
-            self.planning.release()
+        specs, sealed = self._judged(wishes, download_path, asker)
+        plans = [structs.replace(spec, operation=Operation.PLAN) for spec in specs]
+        return self.hubs.answers.of(plans, tenant=asker.tenant, within_s=_PLAN_S, sealed=sealed)
 
     def retry(self, job_id: str, asker: Asker) -> Accepted:
         """Try a job that has ended badly again, as a new job.
@@ -175,30 +158,23 @@ class Jobs:
         _check_id(job_id)
         return self.store.cancel(job_id)
 
-    def _planned(self, specs: Sequence[JobSpec], asker: Asker) -> list[JobRecord]:
-        ids = self.store.add(specs, tenant=asker.tenant)
-        self.tickets.announce(Pool.DOWNLOAD, len(ids))
-        try:
-            return self._awaited(ids)
-        finally:
-            self._forget(ids)
+    def _judged(
+        self, wishes: Sequence[Wish], download_path: str, asker: Asker
+    ) -> tuple[list[JobSpec], dict[str, bytes]]:
+        """The specs of these wishes, and the credentials that they name, sealed.
 
-    def _awaited(self, ids: Sequence[str]) -> list[JobRecord]:
-        """The jobs, when all of them have ended or nobody wants to wait any more."""
-        deadline = time.monotonic() + _PLAN_S
-        records = [self.store.job(job_id) for job_id in ids]
-        while any(record.ended_at is None for record in records) and time.monotonic() < deadline:
-            time.sleep(_PLAN_POLL_S)
-            records = [record if record.ended_at else self.store.job(record.id) for record in records]
-        return records
-
-    def _forget(self, ids: Sequence[str]) -> None:
-        """Leave nothing of a plan behind. What cannot be removed now is removed as any old job is."""
-        for job_id in ids:
-            with contextlib.suppress(RequestError, ServiceUnavailable):
-                with contextlib.suppress(JobEnded):
-                    self.store.cancel(job_id)
-                self.store.delete(job_id)
+        All wishes are judged, and the credentials that are to be checked have been, before anything comes of one.
+        """
+        for wish in wishes:
+            require_plugins(wish, self.catalog)
+        hubs = [self.catalog.hub(wish.hub) for wish in wishes]
+        given = [(hub, credentials_for(hub, wish.credentials)) for wish, hub in zip(wishes, hubs, strict=True)]
+        self.hubs.check([one for wish, one in zip(wishes, given, strict=True) if wish.checked], asker.tenant)
+        root = self.volume.destination(download_path)
+        specs = [plan(structs.replace(wish, root=root), self.catalog) for wish in wishes]
+        sealed = self.hubs.sealed(given)
+        named = zip(specs, sealed.secret_ids, strict=True)
+        return [structs.replace(spec, secret=secret_id) for spec, secret_id in named], sealed.boxes
 
     def _once(self, asker: Asker, make: Callable[[KeyReservation | None], list[str]]) -> Accepted:
         """Make jobs; under a key only for the first request that carries it."""

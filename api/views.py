@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType, structs
 
+from api.questions import ListingWish
 from api.wire import (
     AttemptPage,
     AttemptView,
@@ -20,6 +21,8 @@ from api.wire import (
     JobView,
     LimitPage,
     LimitView,
+    ListedModel,
+    ListedPage,
     PluginGroups,
     PluginPage,
     PluginView,
@@ -33,7 +36,7 @@ from api.wire import (
 from common.catalog.registry import PluginEntry
 from common.catalog.schema import config_schema
 from common.lifecycle import ENDED_JOBS
-from common.plugins import ConverterPlugin, HubPlugin
+from common.plugins import ConverterPlugin, HubPlugin, ListPage
 from common.records import AttemptRecord, HubRecord, JobRecord, LimitRecord
 from common.spec import JobSpec, Progress, Target
 from common.vocabulary import JobState, ModelType, Operation, Phase, StageKind, StageState
@@ -102,8 +105,8 @@ def job_view(record: JobRecord, places: Places) -> JobView:
         status=record.state,
         start_time=begun,
         creation_time=begun,
-        plugin_name=spec.converter or spec.hub,
-        plugin=spec.converter or spec.hub,
+        plugin_name=_plugin_name(spec),
+        plugin=_plugin_name(spec),
         model_type=spec.model_type,
         revision=spec.source.revision,
         config=spec.config,
@@ -124,13 +127,17 @@ def job_view(record: JobRecord, places: Places) -> JobView:
     )
 
 
+def _plugin_name(spec: JobSpec) -> str | None:
+    return None if spec.operation is Operation.UPLOAD else spec.converter or spec.hub
+
+
 _CONVERTED = {Phase.CHECKING: 0.8, Phase.DONE: 1.0}
 """How much of a conversion is over in its later phases, for converters that cannot count."""
 
 
 def progress_view(record: JobRecord) -> ProgressView:
     """How far a job is, over all of its stages. The bytes stay those of the fetch after it has ended."""
-    fetching = record.stage in {None, StageKind.FETCH}
+    fetching = record.stage in {None, StageKind.FETCH} or record.spec.operation is Operation.UPLOAD
     seen = record.fetched or (record.progress if fetching else None) or Progress(phase=Phase.WAITING)
     fetched = seen if fetching else _whole(seen)
     speed = fetched.speed_bps if fetching and record.stage_state is StageState.RUNNING else None
@@ -165,7 +172,7 @@ def result_line(record: JobRecord, places: Places) -> ResultLine:
         operation_type=record.spec.operation,
         model_path=_output_dir(record.spec, places),
         completion_time=_known_time(record.ended_at),
-        is_ovms=record.spec.operation is Operation.CONVERT,
+        is_ovms=UNSET if record.spec.operation is Operation.UPLOAD else record.spec.operation is Operation.CONVERT,
     )
 
 
@@ -191,6 +198,30 @@ def _forecast(record: JobRecord, places: Places) -> ForecastView:
         },
         ForecastView,
     )
+
+
+def listed_page(asked: ListingWish, page: ListPage) -> ListedPage:
+    """Some of a hub's models as clients see them: what is not known is absent, at any depth."""
+    return ListedPage(
+        hub=asked.hub,
+        items=[msgspec.convert(_without_nulls(msgspec.to_builtins(item)), ListedModel) for item in page.items],
+        count=len(page.items),
+        limit=asked.limit,
+        offset=asked.offset,
+        has_more=page.has_more,
+        total=UNSET if page.total is None else page.total,
+        next_offset=asked.offset + asked.limit if page.has_more else UNSET,
+    )
+
+
+def _without_nulls(value: object) -> object:
+    match value:
+        case dict():
+            return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+        case list() | tuple():
+            return [_without_nulls(one) for one in value if one is not None]
+        case _:
+            return value
 
 
 def cancel_view(record: JobRecord) -> CancelView:
@@ -240,7 +271,7 @@ def limit_view(limit: LimitRecord) -> LimitView:
 
 def plugin_page(entries: Iterable[PluginEntry]) -> PluginPage:
     """Everything that is installed, and how to enable more of it."""
-    views = [_plugin(entry) for entry in entries]
+    views = [_plugin(entry) for entry in entries if not _only_finishes(entry)]
     return PluginPage(
         available_plugins=PluginGroups(
             downloader=[view for view in views if view.type == "downloader"] or UNSET,
@@ -277,7 +308,8 @@ def _failure(record: JobRecord) -> str:
 
 
 def _output_dir(spec: JobSpec, places: Places) -> str:
-    return places.inside(_shelf(spec) if spec.operation is Operation.CONVERT else spec.destination.root)
+    own = spec.operation in {Operation.CONVERT, Operation.UPLOAD}
+    return places.inside(_shelf(spec) if own else spec.destination.root)
 
 
 def _shelf(spec: JobSpec) -> str:
@@ -285,7 +317,9 @@ def _shelf(spec: JobSpec) -> str:
     folder = spec.destination.folder
     if spec.shelf:
         return f"{spec.destination.root}/{spec.shelf}".removeprefix("/")
-    if spec.operation is Operation.CONVERT:
+    if spec.operation is Operation.UPLOAD:
+        shelf = folder
+    elif spec.operation is Operation.CONVERT:
         shelf = folder.removesuffix(f"/{spec.source.name}")
     else:
         shelf = str(PurePosixPath(folder).parent)
@@ -355,7 +389,7 @@ def _phase(record: JobRecord) -> Phase:
         # A stage that is done leaves its job to wait for the next one.
         return Phase.WAITING if record.progress.phase is Phase.DONE else record.progress.phase
     match record.stage:
-        case None | StageKind.FETCH | StageKind.PLAN:
+        case None | StageKind.FETCH | StageKind.PLAN | StageKind.ASK:
             return Phase.RESOLVING
         case StageKind.CONVERT:
             return Phase.CONVERTING
@@ -400,23 +434,38 @@ def _eta(progress: Progress, speed: float | None) -> float | None:
     return round(max(0, progress.bytes_total - progress.bytes_done) / speed, 1)
 
 
+def _only_finishes(entry: PluginEntry) -> bool:
+    """Whether nobody can ask for this plugin by itself: it is part of a hub."""
+    return isinstance(entry.plugin, ConverterPlugin) and entry.plugin.finishes
+
+
+def _capabilities(plugin: HubPlugin[Any] | ConverterPlugin[Any]) -> CapabilityView:
+    filters = plugin.listing_filters if isinstance(plugin, HubPlugin) else None
+    return CapabilityView(supports_listing=filters is not None, listing_filter_fields=sorted(filters or ()))
+
+
+def _config_keys(plugin: HubPlugin[Any] | ConverterPlugin[Any]) -> list[ConfigKeyView]:
+    return [
+        ConfigKeyView(
+            name=key.name,
+            description=key.description,
+            sensitive=key.sensitive,
+            required=key.required,
+            group=key.group,
+        )
+        for key in (plugin.config_keys if isinstance(plugin, HubPlugin) else ())
+    ]
+
+
 def _plugin(entry: PluginEntry) -> PluginView:
-    secrets = sorted(entry.plugin.secrets) if isinstance(entry.plugin, HubPlugin) else []
+    keys = _config_keys(entry.plugin)
     return PluginView(
         name=entry.name,
         type=entry.kind,
         description=entry.plugin.description,
-        capabilities=CapabilityView(),
-        config_keys=[
-            ConfigKeyView(
-                name=name,
-                description=f"Access token for '{entry.name}': needed for gated and private models.",
-                sensitive=True,
-                required=False,
-                group=None,
-            )
-            for name in secrets
-        ],
+        capabilities=_capabilities(entry.plugin),
+        config_keys=keys,
+        hub_config_keys=keys,
         available=entry.available,
         unavailable_reason=entry.reason,
         options=config_schema(entry.plugin) if isinstance(entry.plugin, ConverterPlugin) else UNSET,

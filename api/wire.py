@@ -113,8 +113,9 @@ class JobView(View, frozen=True):
     status: JobState
     start_time: str
     creation_time: str
-    plugin_name: str
-    plugin: str
+    plugin_name: str | None
+    """Null for an upload, which no plugin has part in."""
+    plugin: str | None
     model_type: ModelType | None
     revision: str | None
     """As it was asked for; null is the hub's default."""
@@ -161,7 +162,8 @@ class ResultLine(View, frozen=True):
     operation_type: Operation
     model_path: str
     completion_time: str | UnsetType
-    is_ovms: bool
+    is_ovms: bool | UnsetType
+    """Absent for an upload."""
     status: Literal["success"] = "success"
 
 
@@ -213,6 +215,38 @@ class ForecastPage(View, frozen=True):
     """What the models of a request would come to, in its order."""
 
     plans: list[ForecastView]
+
+
+class ListedModel(View, frozen=True):
+    """A model that a hub offers. What the hub does not tell is absent."""
+
+    name: str
+    """What a download is asked for by."""
+    owner: str | UnsetType = UNSET
+    precisions: list[str] | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    model_type: str | UnsetType = UNSET
+    last_modified: str | UnsetType = UNSET
+    metadata: dict[str, object] | UnsetType = UNSET
+    license: str | UnsetType = UNSET
+    gated: bool | str | UnsetType = UNSET
+    requires_token: bool | UnsetType = UNSET
+
+
+class ListedPage(View, frozen=True):
+    """Some of a hub's models."""
+
+    hub: str
+    items: list[ListedModel]
+    count: int
+    """How many there are on this page."""
+    limit: int
+    offset: int
+    has_more: bool
+    total: int | UnsetType = UNSET
+    """How many there are in all; absent where the hub does not tell."""
+    next_offset: int | UnsetType = UNSET
+    """Where the next page begins; absent on the last one."""
 
 
 class CancelView(View, frozen=True):
@@ -281,7 +315,7 @@ class CapabilityView(View, frozen=True):
 
 
 class ConfigKeyView(View, frozen=True):
-    """A setting of the service that a plugin reads."""
+    """What a request may bring along for a hub, in `override_credentials`."""
 
     name: str
     description: str
@@ -298,6 +332,8 @@ class PluginView(View, frozen=True):
     description: str
     capabilities: CapabilityView
     config_keys: list[ConfigKeyView]
+    hub_config_keys: list[ConfigKeyView]
+    """The same, under the name that newer clients read."""
     available: bool
     unavailable_reason: str | None
     options: dict[str, object] | UnsetType = UNSET
@@ -325,6 +361,11 @@ class Problem(View, frozen=True):
     """Why a request was refused."""
 
     detail: str
+    reason: str | UnsetType = UNSET
+    """Of a hub that was asked in vain: what went wrong."""
+    reason_code: str | UnsetType = UNSET
+    hint: str | UnsetType = UNSET
+    """What to do about it."""
 
 
 class Fault(View, frozen=True):

@@ -19,6 +19,9 @@ ModelferryError
 │   ├── UploadTooLarge        an upload beyond what is taken
 │   ├── ModelExists           uploading a model to where one is
 │   ├── NoSuchModel           no directory on the volume has this id
+│   ├── HubCannotList         listing what has no list
+│   ├── CredentialsRefused    a listing for which the hub wants other credentials
+│   ├── CredentialsInvalid    credentials that were to be checked, and did not pass
 │   ├── NotManaged            removing or checking what Modelferry has not published
 │   └── ModelBusy             a model that is being published this instant, or by an active job
 ├── ServiceUnavailable    the database cannot take the request now; nothing was stored
@@ -160,6 +163,24 @@ class ModelBusy(RequestError):
     """Somebody else is at work on this model's directory."""
 
     code = "model_busy"
+
+
+class HubCannotList(RequestError):
+    """The hub is known, and has no list of its models."""
+
+    code = "listing_unsupported"
+
+
+class CredentialsRefused(RequestError):
+    """The hub wants other credentials for its list."""
+
+    code = "credentials_refused"
+
+
+class CredentialsInvalid(RequestError):
+    """The credentials were to be checked before a job is made, and the hub does not know them, or nobody can tell."""
+
+    code = "credentials_invalid"
 
 
 class ServiceUnavailable(ModelferryError):
@@ -359,6 +380,16 @@ class PickleRefused(PermanentError):
 
     code = "pickle_refused"
     hint = "Look for a repository with safetensors, or let an operator allow this one with MODELFERRY_ALLOW_PICKLE."
+
+
+class CredentialsLost(PermanentError):
+    """The credentials that came with a job's request cannot be had any more."""
+
+    code = "credentials_lost"
+    hint = (
+        "Submit the model again with its credentials. If this happens to every such job, the API and the workers "
+        "do not share one MODELFERRY_SECRET_KEY, or one MODELS_DIR."
+    )
 
 
 class ContentLost(PermanentError):

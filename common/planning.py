@@ -9,7 +9,7 @@ import msgspec
 
 from common.errors import InvalidSpec, PluginUnavailable, SourceUnsafe
 from common.plugins import ConverterPlugin, HubPlugin
-from common.spec import Destination, JobSpec, MemoryRule, Source, Spec, Target, check_file_path
+from common.spec import Destination, JobSpec, MemoryRule, Question, Source, Spec, Target, check_file_path
 from common.vocabulary import Format, ModelType, Operation, Pool, Precision, Priority, StageKind
 
 OVMS_CONVERTER = "openvino"
@@ -45,6 +45,15 @@ class Wish(Spec, frozen=True):
     revision: str | None = None
     priority: Priority = Priority.NORMAL
     config: dict[str, object] = {}
+    credentials: dict[str, str] = {}
+    """What the request brought instead of the operator's own: name -> value."""
+    checked: bool = False
+    """Whether the hub is to say what it makes of the credentials before a job is made."""
+    folder: str = ""
+    """Of a conversion for an application that is no model server: where it looks for the model, below `root`."""
+
+    def __repr__(self) -> str:
+        return f"Wish({self.hub}: {self.name!r})"
 
 
 class FetchWork(Spec, frozen=True, omit_defaults=True):
@@ -55,6 +64,8 @@ class FetchWork(Spec, frozen=True, omit_defaults=True):
     options: dict[str, object]
     companions: dict[str, str] = {}
     """Other models of the hub that belong to it: folder below the source -> name."""
+    secret: str | None = None
+    """The name of the request's own credentials. It tells this work from that of jobs with others, or with none."""
 
 
 class Aim(Spec, frozen=True):
@@ -97,8 +108,17 @@ class PublishWork(Spec, frozen=True):
     """Whether each folder of the artefact is a model of its own, to be shown in a folder of the destination's."""
 
 
-Work = PlanWork | FetchWork | ConvertWork | PublishWork
+class AskWork(Spec, frozen=True, omit_defaults=True):
+    """Ask a hub something while a client waits for the answer."""
+
+    hub: str
+    question: Question
+    secret: str | None = None
+
+
+Work = AskWork | PlanWork | FetchWork | ConvertWork | PublishWork
 WORK_TYPES: dict[StageKind, type[Work]] = {
+    StageKind.ASK: AskWork,
     StageKind.PLAN: PlanWork,
     StageKind.FETCH: FetchWork,
     StageKind.CONVERT: ConvertWork,
@@ -148,10 +168,38 @@ def plan(wish: Wish, offer: Offer) -> JobSpec:
     return _download(wish, hub, offer)
 
 
+def inquiry(hub: HubPlugin[Any], question: Question) -> JobSpec:
+    """A job that only asks the hub something."""
+    return JobSpec(
+        hub=hub.name,
+        operation=Operation.ASK,
+        source=Source(hub=hub.origin or hub.name, name=""),
+        model_type=None,
+        target=None,
+        converter=None,
+        destination=Destination(root="", folder=""),
+        hub_options={},
+        converter_options={},
+        serving_options={},
+        question=question,
+    )
+
+
+def secret_of(kind: StageKind, work: Mapping[str, object]) -> str | None:
+    """The name of the request's own credentials that a stage needs, if any: only what asks a hub does."""
+    # Looked up, not converted: work that cannot be read shall fail where it is run, with an outcome.
+    asking = {StageKind.PLAN: work.get("fetch"), StageKind.FETCH: work, StageKind.ASK: work}.get(kind)
+    secret = asking.get("secret") if isinstance(asking, Mapping) else None
+    return secret if isinstance(secret, str) else None
+
+
 def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[StagePlan, ...]:
     """The chain of stages that fulfils a spec, in order. `found` is the result of its plan, once that is known."""
     source, target = spec.source, spec.target
-    fetch = FetchWork(hub=spec.hub, source=source, options=spec.hub_options)
+    if spec.question is not None:
+        ask = AskWork(hub=spec.hub, question=spec.question, secret=spec.secret)
+        return (_link(StageKind.ASK, Pool.DOWNLOAD, ask, hub=source.hub),)
+    fetch = FetchWork(hub=spec.hub, source=source, options=spec.hub_options, secret=spec.secret)
     chain = []
     if spec.examined or spec.operation is Operation.PLAN:
         work = PlanWork(fetch=fetch, destination=spec.destination, aim=_aim(spec))
@@ -169,12 +217,12 @@ def stages(spec: JobSpec, found: Mapping[str, object] | None = None) -> tuple[St
         convert = ConvertWork(converter=spec.converter, source=source, target=made, options=spec.converter_options)
         chain.append(_link(StageKind.CONVERT, Pool.CONVERT, convert, memory=spec.memory, together=spec.together))
         # The convert worker has the converter's library at hand, which writes the serving files.
-        publish_pool = Pool.CONVERT
+        publish_pool = Pool.CONVERT if spec.served else Pool.DOWNLOAD
     publish = PublishWork(
         hub=spec.hub,
         source=source,
         destination=spec.destination,
-        converter=spec.converter,
+        converter=spec.converter if spec.served else None,
         target=target,
         serving=spec.serving_options,
         parted=spec.parted,
@@ -316,7 +364,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
     target = Target(format=Format.OPENVINO, model_type=model_type, precision=precision, device=device)
     options = msgspec.to_builtins(converter.bind(recipe))
     source = _source(wish, hub)
-    folder = f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
+    folder = wish.folder or f"openvino_models/{device_slug(device)}/{precision}/{wish.name}"
     return JobSpec(
         hub=hub.name,
         operation=Operation.CONVERT,
@@ -327,7 +375,9 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         destination=Destination(root=wish.root, folder=folder),
         hub_options=msgspec.to_builtins(hub.bind(about_source)),
         converter_options=options,
-        serving_options=msgspec.to_builtins(converter.bind_serving(serving)),
+        serving_options={} if wish.folder else msgspec.to_builtins(converter.bind_serving(serving)),
+        served=not wish.folder,
+        shelf=wish.folder,
         memory=converter.memory(target, options) if converter.memory else None,
         examined=converter.examine is not None,
         ready_made=converter.ready_made(source, target, options) if converter.ready_made else None,

@@ -121,6 +121,8 @@ class ConfigKey(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = False
     group: str | None = None
     """Keys of one group come together, or not at all."""
+    narrows: bool = False
+    """Whether a request's value only restricts the operator's: the hub finds it beside that, as REQUESTED_<name>."""
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +241,8 @@ class Order(Generic[O]):
     options: O
     folder: Path
     """Where the files of the result go: a directory of the workspace that the converter makes."""
+    from_base: bool = False
+    """Whether the model at hand is not the source, but the form of it that the plugin's `base` names."""
 
 
 class Converter(Protocol[O]):
@@ -369,6 +373,8 @@ class ConverterPlugin(Generic[O]):
     """Whether this only finishes what one hub delivers, and cannot be asked for by itself."""
     opt_in: bool = False
     """Offered only where the operator names it: `all` does not mean it."""
+    base: Callable[[Target, Mapping[str, object]], tuple[Target, dict[str, object]] | None] | None = None
+    """(target, options) -> another form (target, options) of which this one can be made, too; or None."""
     together: Callable[[Target, Mapping[str, object]], bool] | None = None
     """(target, options) -> whether this order may come along with others of the same source."""
 

@@ -1,5 +1,6 @@
 """The environment, read once into one frozen struct. No other module looks at it."""
 
+import base64
 import json
 import os
 import re
@@ -10,6 +11,9 @@ from typing import Literal
 import msgspec
 
 _OWN_PREFIX = "MODELFERRY_"
+_KEY_BYTES = 32
+_MAY_BE_EMPTY = frozenset({"startup_models_config"})
+"""What is no longer unset when it is empty: its reader says that this is a mistake."""
 _HIDDEN = frozenset({"hf_token", "geti_token", "secret_key"})
 
 
@@ -65,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hls_rppg_model_url: str = "https://github.com/xliucs/MTTS-CAN/raw/main/mtts_can.hdf5"
     ultralytics_assets_url: str = "https://github.com/ultralytics/assets/releases/download"
     """Where Ultralytics keeps its weights and calibration images."""
+    ultralytics_releases_url: str = ""
+    """What describes the releases, as GitHub's API does; where the files are at GitHub, it is known."""
+    ultralytics_coco_url: str = "http://images.cocodataset.org/zips/val2017.zip"
+    """The pictures of data set coco."""
     external_sources_url_allowlist: str = "github.com/open-edge-platform/edge-ai-resources/"
     """What hub `remote-url` may fetch: `host/path/` prefixes, with commas."""
     startup_models_config: str | None = None
@@ -98,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Repositories, with commas, whose weights may be read from pickles; `*` is all of them."""
     pull: Literal["on", "off"] = "on"
     """Whether a model that the hub holds ready-made in the wanted form is taken instead of converted."""
+    keep_fp16: Literal["on", "off"] = "off"
+    """Whether conversions to INT8 and INT4 keep the model in FP16 as well, and are made of it where it is there."""
     profiles: str = ""
     """Environments for conversions beside the worker's own: `name=folder`, with commas."""
 
@@ -148,6 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "MODELFERRY_TRUST_REMOTE_CODE": self.trust_remote_code,
             "MODELFERRY_ALLOW_PICKLE": self.allow_pickle,
             "MODELFERRY_PULL": self.pull,
+            "MODELFERRY_KEEP_FP16": self.keep_fp16,
             "MODELFERRY_PROFILES": json.dumps(dict(self.profile_folders)),
             "MODELFERRY_PRIVATE_HOSTS": self.private_hosts,
             "MODELFERRY_PROXIES": json.dumps(pairs_in(self.proxies)),
@@ -183,6 +194,8 @@ _HUB_SETTINGS = (
     "hls_ecg_base_url",
     "hls_rppg_model_url",
     "ultralytics_assets_url",
+    "ultralytics_releases_url",
+    "ultralytics_coco_url",
     "external_sources_url_allowlist",
 )
 
@@ -220,7 +233,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if unknown:
         msg = f"{unknown[0]} is not a setting of Modelferry"
         raise SettingsError(msg)
-    raw = {field: env[name] for name, field in VARIABLES.items() if env.get(name, "") != ""}
+    raw = {
+        field: env[name]
+        for name, field in VARIABLES.items()
+        if env.get(name, "") != "" or (name in env and field in _MAY_BE_EMPTY)
+    }
     if "hf_token" not in raw and env.get("HUGGINGFACEHUB_API_TOKEN"):
         raw["hf_token"] = env["HUGGINGFACEHUB_API_TOKEN"]
     settings = _convert(raw)
@@ -266,7 +283,17 @@ def _check(settings: Settings) -> None:
         if getattr(settings, field) < 0:
             msg = f"{_variable(field)} must not be negative"
             raise SettingsError(msg)
+    if settings.secret_key and not _is_key(settings.secret_key):
+        msg = f"{_variable('secret_key')} must be 32 bytes in base64"
+        raise SettingsError(msg)
     _check_lists(settings)
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == _KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _check_lists(settings: Settings) -> None:

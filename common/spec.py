@@ -127,6 +127,22 @@ class Evidence(Spec, frozen=True):
     similarity: Similarity | None = None
 
 
+class Listing(Spec, frozen=True, tag="list"):
+    """Which models the hub has."""
+
+    filters: dict[str, object] = {}
+    limit: int = 50
+    offset: int = 0
+
+
+class CredentialCheck(Spec, frozen=True, tag="check_credentials"):
+    """Whether the hub knows the credentials that it would be asked with."""
+
+
+Question = Listing | CredentialCheck
+"""What a hub can be asked beside for a model."""
+
+
 class JobSpec(Spec, frozen=True):
     """One wish: a model, present in one form, at one place. It has been validated in full."""
 
@@ -155,6 +171,12 @@ class JobSpec(Spec, frozen=True):
     """The folder that the result names, relative to the destination's root; where empty, the one above the model's."""
     together: bool = False
     """Whether the conversion may come along with others of the same source."""
+    served: bool = True
+    """Of a conversion: whether a model server is to find it, by files beside it and an entry in its folder's list."""
+    secret: str | None = None
+    """The name of the credentials that came with the request; they themselves are kept sealed, elsewhere."""
+    question: Question | None = None
+    """What is to be asked; then nothing is fetched, and the source has no name."""
     priority: Priority = Priority.NORMAL
     config: dict[str, object] = {}
     """The client's own options, as they came; shown, never acted on."""

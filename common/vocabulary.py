@@ -17,6 +17,7 @@ class JobState(StrEnum):
 class StageKind(StrEnum):
     """One step of a job."""
 
+    ASK = "ask"
     PLAN = "plan"
     FETCH = "fetch"
     CONVERT = "convert"
@@ -63,8 +64,16 @@ class Operation(StrEnum):
 
     DOWNLOAD = "download"
     CONVERT = "convert"
+    UPLOAD = "upload"
+    """To publish what a client has sent. Such a job is completed from its first moment."""
     PLAN = "plan"
     """To find out what a job would do. Clients of the contract never see such jobs."""
+    ASK = "ask"
+    """To ask a hub something while a client waits. Nobody else sees such jobs."""
+
+
+HIDDEN = frozenset({Operation.PLAN, Operation.ASK})
+"""What is done for the one who waits for it, and is in no list of jobs."""
 
 
 class Phase(StrEnum):

@@ -18,7 +18,7 @@ ALONE = {
     "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
     "contract": {"test_geti_hub", "test_ollama_hub"},
     "integration": {
-        "test_api_socket", "test_api_tickets", "test_bench_queue", "test_clocks", "test_connections",
+        "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_clocks", "test_connections",
         "test_forkserver", "test_memory",
         "test_races", "test_runner", "test_transfer", "test_transfer_allowance", "test_transfer_network",
     },

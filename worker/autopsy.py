@@ -2,11 +2,13 @@
 
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import ChildCrashed, MemoryLimitExceeded, OutOfMemory
 from common.outcome import Failed, Outcome, Retry
 from common.records import Claim
+from common.seals import blot_out
 from worker.forkserver import Exit
 
 log = logging.getLogger(__name__)
@@ -24,10 +26,17 @@ def over_limit(claim: Claim, limit_bytes: int, used_bytes: int) -> Failed:
 
 
 def cause_of_death(
-    claim: Claim, ended: Exit | None, log_file: Path, *, oom_killed: bool, memory_limit: int | None, peak_bytes: int
+    claim: Claim,
+    ended: Exit | None,
+    log_file: Path,
+    *,
+    oom_killed: bool,
+    memory_limit: int | None,
+    peak_bytes: int,
+    hidden: Sequence[str] = (),
 ) -> Outcome:
-    """The outcome of a child that died without one, and that nobody here has killed."""
-    tail = _tail(log_file)
+    """The outcome of a child that died without one, and that nobody here has killed. `hidden` is shown to nobody."""
+    tail = blot_out(_tail(log_file), hidden)
     log.error("stage.child_died", extra={"stage": claim.stage_id, "exit": ended, "output": tail})
     if ended is not None and ended.signal == signal.SIGKILL and oom_killed and not ended.lost:
         detail = f"The system killed the {claim.kind} process for want of memory (it held {_gb(ended.max_rss_bytes)})"

@@ -15,13 +15,14 @@ from common.clock import utc_now
 from common.errors import JobCancelled, RequestError, StageError, TransientError
 from common.log import configure
 from common.outcome import Cancelled, Failed, Outcome, Retry, unexpected
-from common.planning import WORK_TYPES, ConvertWork, FetchWork, PlanWork, PublishWork
+from common.planning import WORK_TYPES, AskWork, ConvertWork, FetchWork, PlanWork, PublishWork
 from common.vocabulary import StageKind
 from worker.attempt import StageAttempt
 from worker.forkserver import Channel
 from worker.isolation import isolate
 from worker.machine import no_memory
 from worker.messages import Ended, StageRequest
+from worker.stages.ask import answer
 from worker.stages.convert import convert
 from worker.stages.fetch import fetch
 from worker.stages.plan import foresee
@@ -77,11 +78,14 @@ def _run(request: StageRequest, channel: Channel) -> Outcome:
         attempt=attempt,
         settings=request.settings,
         secrets=request.secrets,
+        given=request.given,
         confined=confined,
         now=utc_now,
     )
     work = msgspec.convert(request.work, WORK_TYPES[request.kind])
     match work:
+        case AskWork():
+            return answer(work, tools)
         case PlanWork():
             return foresee(work, tools)
         case FetchWork():

@@ -4,6 +4,7 @@ import msgspec
 
 from common.outcome import Outcome
 from common.plugins import Allowance, TransferLimits
+from common.seals import NOTHING, Credentials
 from common.spec import Progress
 from common.vocabulary import StageKind
 
@@ -23,6 +24,8 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     enabled_plugins: str
     settings: dict[str, str]
     secrets: dict[str, str]
+    given: Credentials = NOTHING
+    """What the request brought for the hub, instead of the operator's own."""
     limits: TransferLimits
 
 

@@ -6,17 +6,19 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from common.artefacts.layout import Volume
 from common.broker import Broker
-from common.errors import ChildCrashed, ServiceUnavailable
+from common.errors import ChildCrashed, CredentialsLost, ServiceUnavailable
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, unexpected
+from common.planning import secret_of
 from common.plugins import TransferLimits
 from common.records import Claim, MemoryRoom
+from common.seals import NOTHING, Credentials, Seal, blot_out
 from common.settings import Settings
 from common.spec import Progress
 from common.store.limits import LimitStore
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _MESSAGES: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 _CHILD = "worker.child:run"
+_ASK_HUBS = frozenset({StageKind.FETCH, StageKind.PLAN, StageKind.ASK})
 _SETTLE_PAUSE_S = 1.0
 _LEAVE_AFTER_S = 10.0
 
@@ -115,9 +118,27 @@ class Runner:
 
     def _supervise(self, claim: Claim, rooms: Workspace) -> Outcome:
         """Run the child to its end, with heartbeats. Raises LeaseLost."""
+        try:
+            given = self._given(claim)
+        except CredentialsLost as error:
+            return Failed(code=error.code, detail=str(error), hint=error.advice)
+        except ServiceUnavailable:
+            return Released()
+        # A library may have put a credential into words of its own, in a message or in the log of its end.
+        hidden = [*given.secrets.values(), *self.settings.plugin_secrets.values()]
+        return _without(hidden, self._outcome(claim, rooms, given, hidden))
+
+    def _given(self, claim: Claim) -> Credentials:
+        """What the request brought along, for a stage that asks a hub. Raises CredentialsLost, ServiceUnavailable."""
+        secret_id = secret_of(claim.kind, claim.work)
+        if secret_id is None:
+            return NOTHING
+        return Seal.of(self.settings).open(secret_id, self.store.sealed(secret_id))
+
+    def _outcome(self, claim: Claim, rooms: Workspace, given: Credentials, hidden: Sequence[str]) -> Outcome:
         kills_before = Machine().oom_kills()
         try:
-            child = self._spawn(claim, rooms)
+            child = self._spawn(claim, rooms, given)
         except ChildCrashed as error:
             return Retry(code=error.code, detail=str(error), hint=error.advice, crashed=True)
         except OSError as error:
@@ -132,13 +153,19 @@ class Runner:
             ended = child.wait(timeout_s=10.0)
         killed, peak = Machine().oom_kills() > kills_before, memory.peak_bytes
         return cause_of_death(
-            claim, ended, rooms.log, oom_killed=killed, memory_limit=memory.limit_bytes, peak_bytes=peak
+            claim,
+            ended,
+            rooms.log,
+            oom_killed=killed,
+            memory_limit=memory.limit_bytes,
+            peak_bytes=peak,
+            hidden=hidden,
         )
 
     def _memory_limit(self, claim: Claim) -> int | None:
         return self.settings.convert_memory_mb * 1024 * 1024 or None if claim.kind is StageKind.CONVERT else None
 
-    def _spawn(self, claim: Claim, rooms: Workspace) -> Child:
+    def _spawn(self, claim: Claim, rooms: Workspace, given: Credentials) -> Child:
         # A claim that a power failure undid may have left something under the very same name.
         shutil.rmtree(rooms.root, ignore_errors=True)
         self.volume.workspace(rooms.root.name)
@@ -155,7 +182,8 @@ class Runner:
             workspace=str(rooms.root),
             enabled_plugins=settings.enabled_plugins,
             settings=settings.plugin_settings,
-            secrets=settings.plugin_secrets if claim.kind in {StageKind.FETCH, StageKind.PLAN} else {},
+            secrets=settings.plugin_secrets if claim.kind in _ASK_HUBS else {},
+            given=given,
             limits=transfer_limits(settings),
         )
         limit = self._memory_limit(claim)
@@ -341,6 +369,14 @@ def transfer_limits(settings: Settings) -> TransferLimits:
         stall_s=settings.stall_s,
         spare_bytes=settings.spare_mb * 1024 * 1024,
     )
+
+
+def _without(hidden: Sequence[str], outcome: Outcome) -> Outcome:
+    """The outcome with no credential in its words."""
+    if not isinstance(outcome, Failed | Retry):
+        return outcome
+    detail, hint = blot_out(outcome.detail, hidden), blot_out(outcome.hint, hidden)
+    return msgspec.structs.replace(outcome, detail=detail, hint=hint)
 
 
 def _line(claim: Claim) -> dict[str, str]:

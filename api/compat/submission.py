@@ -9,8 +9,9 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from api.compat.credentials import Overrides
 from api.compat.decoding import Reader
-from common.errors import InvalidSpec
+from api.compat.targets import VoiceTarget, aimed
 from common.planning import Wish
 from common.vocabulary import ModelType, Precision, Priority
 
@@ -31,13 +32,6 @@ _UNIT = r"(?:CPU|GPU|NPU)"
 _DEVICE = re.compile(rf"{_UNIT}|HETERO:{_UNIT}(?:\.[0-9]+)?(?:,{_UNIT}(?:\.[0-9]+)?)*", re.ASCII)
 _LONGEST_DEVICE = 100
 _SHOWN = 80
-
-
-class VoiceTarget(StrEnum):
-    """Applications whose models the contract lets a client name by the application."""
-
-    AUDIO_ANALYZER = "audio-analyzer"
-    TEXT_TO_SPEECH = "text-to-speech"
 
 
 def _hub(value: object, info: ValidationInfo) -> str:
@@ -167,16 +161,17 @@ class ModelRequest(BaseModel):
     revision: Annotated[str | None, Field(description="Branch, tag or commit; the hub's default if none.")] = None
     priority: Annotated[Priority, Field(description="Which jobs go first.")] = Priority.NORMAL
     config: Config | None = None
-    override_credentials: Annotated[
-        dict[str, str | None] | None, Field(description="Not supported: anything but an empty object is refused.")
+    override_credentials: Overrides = None
+    validate_credentials: Annotated[
+        bool, Field(description="Ask the hub about the credentials first, and make no job where it does not know them.")
+    ] = False
+    target: Annotated[
+        VoiceTarget | None, Field(description="The application to convert for; it decides the model and the folder.")
     ] = None
-    validate_credentials: Annotated[bool, Field(description="Not supported: true is refused.")] = False
-    target: Annotated[VoiceTarget | None, Field(description="Not supported: anything but null is refused.")] = None
 
     def wish(self) -> Wish:
         """What is wanted, in our own words. Raises InvalidSpec for what is not offered."""
-        self._refuse_what_is_not_offered()
-        return Wish(
+        wish = Wish(
             name=self.name,
             hub=self.hub,
             root="",
@@ -185,18 +180,10 @@ class ModelRequest(BaseModel):
             revision=self.revision,
             priority=self.priority,
             config={} if self.config is None else self.config.wanted(),
+            credentials=self.override_credentials or {},
+            checked=self.validate_credentials,
         )
-
-    def _refuse_what_is_not_offered(self) -> None:
-        # To pass over a credential, or the wish to have it checked, would be worse than to refuse it.
-        if self.override_credentials:
-            raise InvalidSpec("'override_credentials' is not supported: set HF_TOKEN where the workers run instead.")
-        if self.validate_credentials:
-            raise InvalidSpec("'validate_credentials' is not supported.")
-        if self.target is not None:
-            raise InvalidSpec(
-                f"'target' is not supported: leave out '{self.target.value}' and set 'type', 'is_ovms' and 'config'."
-            )
+        return wish if self.target is None else aimed(wish, self.target)
 
 
 class ModelDownloadRequest(BaseModel):

@@ -6,6 +6,7 @@ from litestar.openapi import ResponseSpec
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
 from api import wire
+from api.startup import StartupModels
 from api.usecases import Readiness
 from api.views import readiness_view
 
@@ -19,14 +20,14 @@ async def health() -> wire.Health:
     "/ready",
     sync_to_thread=True,
     tags=["health"],
-    summary="A job submitted now would run",
+    summary="A job submitted now would run, and the startup models are there",
     responses={
         HTTP_503_SERVICE_UNAVAILABLE: ResponseSpec(
             data_container=wire.Readiness, description="Something is missing.", generate_examples=False
         )
     },
 )
-def ready(readiness: NamedDependency[Readiness]) -> Response[wire.Readiness]:
-    missing = readiness.missing()
+def ready(readiness: NamedDependency[Readiness], startup: NamedDependency[StartupModels]) -> Response[wire.Readiness]:
+    missing = readiness.missing() | startup.missing()
     status = HTTP_503_SERVICE_UNAVAILABLE if any(missing.values()) else HTTP_200_OK
     return Response(readiness_view(missing), status_code=status)

@@ -5,14 +5,16 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParams, RawBody
 from litestar.status_codes import HTTP_200_OK
 
+from api.compat.hub_listing import ModelListRequest, read_listing
 from api.compat.listing import ModelJobsQuery, read_model_name
 from api.compat.submission import ModelDownloadRequest, SubmitQuery, read_submission
 from api.problems import AnyRequest, documented
+from api.questions import Hubs
 from api.routes.asking import HEADERS, REPLAYED_HEADER, read_asker, replayed
 from api.routes.documented import reads
 from api.usecases import Jobs
-from api.views import Places, forecast_page, job_view, result_line, started
-from api.wire import ForecastPage, JobPage, ResultPage, Started
+from api.views import Places, forecast_page, job_view, listed_page, result_line, started
+from api.wire import ForecastPage, JobPage, ListedPage, ResultPage, Started
 from common.vocabulary import JobState
 
 
@@ -56,6 +58,20 @@ def plan_models(
     submission = read_submission(query.multi_items(), body, content_type, jobs.catalog.hubs)
     asker = read_asker(request, "plan", submission.download_path, body)
     return forecast_page(jobs.plan(submission.wishes, submission.download_path, asker), places)
+
+
+@post(
+    "/models/list",
+    status_code=HTTP_200_OK,
+    sync_to_thread=True,
+    tags=["models"],
+    summary="List models of a hub",
+    operation_class=reads(body=ModelListRequest),
+    responses=documented(400, 401, 413, 422, 501, 502, 503),
+)
+def list_hub_models(request: AnyRequest, body: RawBody, hubs: NamedDependency[Hubs]) -> ListedPage:
+    asked = read_listing(body, request.headers.get("content-type"))
+    return listed_page(asked, hubs.list(asked, read_asker(request, "list", asked.hub, body).tenant))
 
 
 @get(

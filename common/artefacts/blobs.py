@@ -7,6 +7,7 @@ import re
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -142,6 +143,50 @@ class BlobStore:
         """Whether the file at `path` is a name of the blob itself."""
         blob = self.stored(file.sha256, file.size)
         return blob is not None and path.samefile(blob)
+
+    def condemn(self, sha256: str, inode: int) -> bool:
+        """Take a blob that was seen not to be what its name says out of the store, if it is this inode still.
+
+        Published models that show it keep it; nobody is given it any more, so that it is fetched anew.
+        """
+        blob = self.path(sha256)
+        aside = self._volume.work / f"spoilt.{uuid.uuid4().hex}"
+        try:
+            if blob.lstat().st_ino != inode:
+                return False
+            blob.rename(aside)
+        except FileNotFoundError:
+            return False
+        spoilt = aside.lstat().st_ino == inode
+        if spoilt:
+            make_folder(self._volume.spoilt)
+            aside.rename(self._spoilt(sha256, inode))
+            self.forget_spoilt(sha256, inode)
+        else:
+            # A good one has taken its place in this moment.
+            with suppress(FileExistsError):
+                os.link(aside, blob)
+            aside.unlink()
+        sync_folder(blob.parent)
+        return spoilt
+
+    def is_condemned(self, path: Path, file: StoredFile) -> bool:
+        """Whether the file at `path` is a name of a blob of ours that was condemned."""
+        try:
+            inode = path.lstat().st_ino
+            return self._spoilt(file.sha256, inode).lstat().st_ino == inode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def forget_spoilt(self, sha256: str, inode: int) -> None:
+        """Let go of condemned content that no published model shows any more."""
+        spoilt = self._spoilt(sha256, inode)
+        with suppress(FileNotFoundError):
+            if spoilt.lstat().st_nlink == 1:
+                spoilt.unlink()
+
+    def _spoilt(self, sha256: str, inode: int) -> Path:
+        return self._volume.spoilt / f"{check_sha256(sha256)}.{inode}"
 
     def _present(self, sha256: str, size: int | None) -> Path:
         blob = self.stored(sha256, size)

@@ -115,11 +115,14 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(lock: Path) -> Iterator[None]:
-    """Hold this lock against every other thread and process; wait for it as long as it takes."""
+def locked(lock: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold this lock against every other thread and process; wait for it as long as it takes.
+
+    `shared`: only against those who want it alone.
+    """
     # A lock file is never removed: who waits for it and who comes next must see the same file.
     with _open_lock(lock) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -11,6 +11,8 @@ from common.artefacts.durable import make_folder
 from common.errors import DestinationInvalid, DestinationOutside
 
 PRIVATE_NAME = ".modelferry"
+ONCE = "once-"
+"""How the name of a part begins that nothing can go on with: nobody knows what content it has."""
 
 _OUTSIDE = "Requested model destination must remain under MODELS_DIR."
 _INVALID = "Requested model destination is not a valid path under MODELS_DIR."
@@ -63,6 +65,16 @@ class Volume:
     def replaced(self) -> Path:
         """What lay at a destination and was not ours to delete."""
         return self.private / "replaced"
+
+    @property
+    def spoilt(self) -> Path:
+        """Content that was found to be other than its name says, as long as a published model shows it."""
+        return self.private / "spoilt"
+
+    @property
+    def verified(self) -> Path:
+        """What came of reading published models again."""
+        return self.private / "verified"
 
     @property
     def state(self) -> Path:

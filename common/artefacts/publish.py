@@ -1,7 +1,6 @@
 """Shows an artefact at its destination: built beside it, complete with its manifest, and swapped in by one rename."""
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from common.artefacts.durable import (
     write_file,
 )
 from common.artefacts.layout import Volume
+from common.artefacts.locks import folders_lock_of, index_lock_of, lock_of, place_key
 from common.artefacts.manifest import (
     Artefact,
     ArtefactStore,
@@ -104,12 +104,7 @@ def publish(
 
 def staging_of(volume: Volume, at: Path) -> Path:
     """Where the publication to `at` is built."""
-    return volume.work / f"{STAGING_PREFIX}{_key(volume, at)}"
-
-
-def lock_of(volume: Volume, at: Path) -> Path:
-    """The lock that serialises publications to `at`."""
-    return volume.locks / f"{_key(volume, at)}.lock"
+    return volume.work / f"{STAGING_PREFIX}{place_key(volume, at)}"
 
 
 def _publish_locked(
@@ -213,7 +208,10 @@ def _identity(manifest: PublishedManifest) -> tuple[object, ...]:
 
 def _swap(volume: Volume, destination: Destination, at: Path, staging: Path, fence: Callable[[], None]) -> None:
     ready = staging / READY
-    with folder_below(volume.root, at.relative_to(volume.root).parts[:-1]) as parent:
+    with (
+        locked(folders_lock_of(volume), shared=True),
+        folder_below(volume.root, at.relative_to(volume.root).parts[:-1]) as parent,
+    ):
         _finish_folders(staging / BUILDING, os.fstat(parent))
         (staging / BUILDING).rename(ready)
         fence()
@@ -240,16 +238,12 @@ def _finish_folders(folder: Path, parent: os.stat_result) -> None:
 
 def _update_index(volume: Volume, destination: Destination, index: Index) -> None:
     folder = volume.published(destination.root, index.folder)
-    with locked(volume.locks / f"{_key(volume, folder)}.index.lock"):
+    with locked(index_lock_of(volume, folder)):
         index.update(folder)
 
 
 def _place(volume: Volume, destination: Destination) -> Path:
     return volume.published(destination.root, destination.folder)
-
-
-def _key(volume: Volume, at: Path) -> str:
-    return hashlib.sha256(os.fsencode(at.relative_to(volume.root))).hexdigest()[:40]
 
 
 @contextmanager

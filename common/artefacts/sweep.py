@@ -6,8 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from common.artefacts.durable import locked_if_free
-from common.artefacts.layout import Volume
-from common.artefacts.publish import STAGING_PREFIX, lock_of, staging_of
+from common.artefacts.layout import ONCE, Volume
+from common.artefacts.locks import lock_of
+from common.artefacts.publish import STAGING_PREFIX, staging_of
 from common.artefacts.retire import PLACE, clear_up
 from common.clock import Clock, utc_now
 
@@ -19,11 +20,16 @@ def sweep(
 ) -> list[Path]:
     """Remove workspaces whose names are not in `live`, leftovers of publications, and old parts. Says what went.
 
+    Spoilt content goes as well, once no published model shows it.
+
     What was touched within `grace_s` stays: its attempt may have begun after `live` was read.
     """
     at = now()
     gone = [path for path in _older(volume.work, at, grace_s) if path.name not in live and _discard(volume, path, at)]
+    gone += [path for path in _shown_no_more(volume.spoilt) if _discard(volume, path, at)]
     gone += [path for path in _older(volume.parts, at, parts_days * _DAY_S) if _discard(volume, path, at)]
+    useless = [path for path in _older(volume.parts, at, _DAY_S) if path.name.startswith(ONCE)]
+    gone += [path for path in useless if _discard(volume, path, at)]
     return gone
 
 
@@ -32,6 +38,14 @@ def _older(folder: Path, now: datetime, seconds: float) -> list[Path]:
     horizon = now.timestamp() - seconds
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.stat(follow_symlinks=False).st_mtime < horizon)
+
+
+def _shown_no_more(folder: Path) -> list[Path]:
+    """The files of a folder that have no other name."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.stat(follow_symlinks=False).st_nlink == 1)
 
 
 def _discard(volume: Volume, path: Path, now: datetime) -> bool:

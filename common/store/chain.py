@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
 from common.planning import FACTS, StagePlan, stages, work_key
 from common.spec import JobSpec
+from common.store import secrets
 from common.store.database import AnyRow, Now, insert_into
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 from common.store.turns import Standing, next_rank
@@ -79,6 +80,7 @@ _END_JOB = (
         error=bindparam("the_error"),
         hint=bindparam("the_hint"),
     )
+    .returning(JobRow.secret_id)
 )
 
 
@@ -209,8 +211,11 @@ def end_job(
             "the_job": job_id, "the_state": state, "the_result": result or {},
             "the_code": code, "the_error": detail, "the_hint": hint,
         },
-    )  # fmt: skip
-    return [event(f"job.{state}", job_id=job_id, code=code)] if ended.rowcount else []
+    ).one_or_none()  # fmt: skip
+    if ended is None:
+        return []
+    secrets.drop_idle(connection, [ended.secret_id] if ended.secret_id else [])
+    return [event(f"job.{state}", job_id=job_id, code=code)]
 
 
 def wanted_by_others(connection: Connection, stage_id: str, job_id: str) -> bool:

@@ -1,7 +1,7 @@
 """The job store: what the API may do with jobs."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,17 +12,29 @@ from sqlalchemy.orm import aliased
 from common.errors import JobActive, JobEnded, NoSuchJob, NotCancellable, NotRetryable, ServiceUnavailable
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS
 from common.planning import stages
-from common.records import AttemptRecord, JobPage, JobRecord, KeyReservation, WorkerRecord
+from common.records import AttemptRecord, JobFate, JobPage, JobRecord, KeyReservation, WorkerRecord
 from common.spec import JobSpec, Progress
-from common.store import keys
-from common.store.chain import end_job, event, join_stage, link, record, wanted_by_others
+from common.store import keys, secrets
+from common.store.chain import Joined, end_job, event, join_stage, link, record, wanted_by_others
 from common.store.database import AnyRow, AnySelect, Database, Lock, Now, alone
 from common.store.retention import forget
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
 from common.store.turns import Standing
-from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
+from common.vocabulary import HIDDEN, JobState, Pool, StageKind, StageState
 
 _NEW_JOB = insert(JobRow).values(created_at=Now())
+_DONE_JOB = insert(JobRow).values(created_at=Now(), ended_at=Now(), state=JobState.COMPLETED.value, position=0)
+_DONE_STAGE = insert(StageRow).values(
+    kind=StageKind.PUBLISH.value,
+    pool=Pool.DOWNLOAD.value,
+    state=StageState.SUCCEEDED.value,
+    work={},
+    rank=0,
+    memory_bytes=0,
+    created_at=Now(),
+    started_at=Now(),
+    ended_at=Now(),
+)
 
 
 class JobStore:
@@ -31,12 +43,58 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, specs: Sequence[JobSpec], *, tenant: str = "", key: KeyReservation | None = None) -> list[str]:
+    def add(
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        tenant: str = "",
+        key: KeyReservation | None = None,
+        sealed: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
         """Accept jobs: all of them or none. They are durable when this returns their ids.
 
-        With a key, its answer is stored too; raises KeyInFlight when somebody else has got the key meanwhile.
+        With a key, its answer is stored too; raises KeyInFlight when somebody else has got the key meanwhile. `sealed`
+        are the credentials that the specs name by their secret; they are kept until the last of these jobs has ended.
         """
-        return self._stored([str(uuid.uuid4()) for _ in specs], specs, tenant, key)
+        return self._stored([str(uuid.uuid4()) for _ in specs], specs, tenant, key, sealed=sealed)
+
+    def add_completed(self, spec: JobSpec, progress: Progress, result: dict[str, object], *, tenant: str = "") -> str:
+        """Note a job whose model is published already, and return its id.
+
+        It has one stage, which has succeeded, so that it can be looked at, refused and forgotten as any other job.
+        """
+        job_id, stage_id = str(uuid.uuid4()), str(uuid.uuid4())
+
+        def store(connection: Connection) -> None:
+            done = {"id": stage_id, "work_key": f"upload-{job_id}", "hub": "", "tenant": tenant}
+            connection.execute(_DONE_STAGE, {**done, "progress": msgspec.to_builtins(progress)})
+            wish = {"model_name": spec.source.name, "spec": msgspec.to_builtins(spec), "operation": spec.operation}
+            connection.execute(
+                _DONE_JOB, {"id": job_id, "tenant": tenant, "stage_id": stage_id, "result": result, **wish}
+            )
+            joined = Joined(id=stage_id, kind=StageKind.PUBLISH, state=StageState.SUCCEEDED, attempt=0)
+            link(connection, job_id, 0, joined)
+            record(connection, event("job.submitted", job_id=job_id), event("job.completed", job_id=job_id))
+
+        try:
+            self._database.write_again(store)
+        except ServiceUnavailable:
+            if not self._has([job_id]):
+                raise
+        return job_id
+
+    def publishing_to(self, path: str) -> list[str]:
+        """The ids of the jobs that have not ended and publish to this place, relative to MODELS_DIR, or to parts of it.
+
+        A job that names several models has the folder above all of them for its place.
+        """
+        above = path.rpartition("/")[0]
+        place = JobRow.spec["destination", "root"].as_string() + "/" + JobRow.spec["destination", "folder"].as_string()
+        here = place.in_([path, f"/{path}"])
+        among_others = place.in_([above, f"/{above}"]) & JobRow.spec["parted"].as_boolean()
+        active = JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])
+        with self._database.read() as connection:
+            return list(connection.execute(select(JobRow.id).where(active, _SHOWN, here | among_others)).scalars())
 
     def reserve(self, tenant: str, key: str, fingerprint: str) -> KeyReservation | list[str]:
         """The right to answer the first request with this Idempotency-Key, or the ids that it was answered with.
@@ -52,7 +110,10 @@ class JobStore:
             keys.abandon(connection, reservation)
 
     def retry(self, job_id: str, *, tenant: str = "", key: KeyReservation | None = None) -> str:
-        """The id of a new job that wishes the same. Raises NoSuchJob, JobActive, or NotRetryable when completed."""
+        """The id of a new job that wishes the same.
+
+        Raises NoSuchJob, JobActive, or NotRetryable when completed, or when it had credentials of its own.
+        """
         with self._database.read() as connection:
             known = connection.execute(
                 select(JobRow.state, JobRow.spec, JobRow.tenant).where(JobRow.id == job_id)
@@ -64,8 +125,32 @@ class JobStore:
         if known.state == JobState.COMPLETED:
             raise NotRetryable(f"Job {job_id} is completed; submit its model again to have it published again")
         spec = msgspec.convert(known.spec, JobSpec)
+        if spec.secret is not None:
+            raise NotRetryable(
+                f"Job {job_id} ran with credentials of its request, which are not kept: "
+                f"submit its model again with its credentials"
+            )
         (new_id,) = self._stored([str(uuid.uuid4())], [spec], tenant or known.tenant, key, retry_of=job_id)
         return new_id
+
+    def fates(self, names: Mapping[str, str]) -> list[JobFate]:
+        """What has become of these jobs, and of those that try them again, oldest first: id -> the name of its model.
+
+        Of one that was forgotten nothing is told.
+        """
+        ids = list(names)
+        # There is no index of what tries a job again, but one of what has its model.
+        again = JobRow.model_name.in_(set(names.values())) & JobRow.retry_of.in_(ids)
+        query = (
+            select(JobRow.id, JobRow.state, JobRow.error_code, JobRow.retry_of)
+            .where(JobRow.id.in_(ids) | again)
+            .order_by(JobRow.seq)
+        )
+        with self._database.read() as connection:
+            return [
+                JobFate(id=row.id, state=JobState(row.state), error_code=row.error_code, retry_of=row.retry_of)
+                for row in connection.execute(query)
+            ]
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob."""
@@ -110,7 +195,7 @@ class JobStore:
     def count(self, state: JobState | None = None, model_name: str | None = None) -> int:
         """How many jobs there are."""
         with self._database.read() as connection:
-            counted = select(func.count(JobRow.seq)).where(JobRow.operation != Operation.PLAN.value)
+            counted = select(func.count(JobRow.seq)).where(_SHOWN)
             return int(connection.execute(_filtered(counted, state, model_name)).scalar_one())
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
@@ -170,9 +255,12 @@ class JobStore:
         specs: Sequence[JobSpec],
         tenant: str,
         key: KeyReservation | None,
+        *,
         retry_of: str | None = None,
+        sealed: Mapping[str, bytes] | None = None,
     ) -> list[str]:
         def store(connection: Connection) -> None:
+            secrets.keep(connection, sealed or {})
             if len(specs) > 1:
                 # Two requests that name the same models in another order would wait for each other.
                 alone(connection, Lock.SUBMIT)
@@ -215,6 +303,7 @@ def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str,
             "stage_id": first.id,
             "position": 0,
             "result": {},
+            "secret_id": spec.secret,
         },
     )
     link(connection, job_id, 0, first)
@@ -269,8 +358,9 @@ def _select_jobs() -> AnySelect:
     )  # fmt: skip
 
 
-_JOBS = _select_jobs().where(JobRow.operation != Operation.PLAN.value)
-"""What clients are shown: a plan is for the one who has asked for it."""
+_SHOWN = JobRow.operation.not_in(sorted(HIDDEN))
+"""What clients are shown: a plan or an answer is for the one who has asked for it."""
+_JOBS = _select_jobs().where(_SHOWN)
 _ONE = _select_jobs().where(JobRow.id == bindparam("the_job"))
 
 

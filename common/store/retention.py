@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select
 
 from common.lifecycle import ACTIVE_STAGES
-from common.store import keys
+from common.store import keys, secrets
 from common.store.database import Database, Now
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 
@@ -28,6 +28,7 @@ class Retention:
 
     def _prune(self, connection: Connection) -> int:
         keys.forget_old(connection)
+        secrets.drop_old(connection)
         ids = self._old(connection)
         forget(connection, ids)
         return len(ids)
@@ -56,9 +57,12 @@ def forget(connection: Connection, job_ids: Sequence[str]) -> None:
     # Locked before their jobs let go of them: of two who do so at one moment, one must see that nobody is left.
     locked = select(StageRow.id).where(StageRow.id.in_(theirs)).order_by(StageRow.id).with_for_update()
     stage_ids = list(connection.execute(locked).scalars())
+    brought = select(JobRow.secret_id).where(JobRow.id.in_(job_ids), JobRow.secret_id.is_not(None))
+    secret_ids = [secret_id for secret_id in connection.execute(brought).scalars() if secret_id]
     connection.execute(delete(JobEventRow).where(JobEventRow.job_id.in_(job_ids)))
     connection.execute(delete(JobStageRow).where(JobStageRow.job_id.in_(job_ids)))
     connection.execute(delete(JobRow).where(JobRow.id.in_(job_ids)))
+    secrets.drop_idle(connection, secret_ids)
     forget_stages(connection, stage_ids)
 
 

@@ -25,7 +25,7 @@ from common.log import redact
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeeded
 from common.records import Claim, MemoryRoom
 from common.spec import Progress
-from common.store import limits
+from common.store import limits, secrets
 from common.store.chain import advance, end_job, event, jobs_on, record, show_state
 from common.store.database import AnyRow, Database, Lock, Now, ahead, alone, insert_into
 from common.store.retention import forget_stages
@@ -133,6 +133,11 @@ class StageStore:
             stage = connection.execute(self._give_up, held).one_or_none()
             return None if stage is None else self._settle(connection, stage, outcome)
 
+    def sealed(self, secret_id: str) -> bytes | None:
+        """The sealed credentials of this name; None when they are gone."""
+        with self._database.read() as connection:
+            return secrets.sealed(connection, secret_id)
+
     def reap(self) -> list[str]:
         """Take back the stages whose lease has run out. Returns their ids."""
         # Twice, for workers that are told another length.
@@ -227,7 +232,12 @@ class StageStore:
 
     def _rule(self, stage: AnyRow, outcome: Outcome) -> Outcome:
         """An attempt that may not be repeated any more has failed."""
-        if not isinstance(outcome, Retry) or self._is_obedient(stage, outcome):
+        if not isinstance(outcome, Retry):
+            return outcome
+        if stage.kind == StageKind.ASK:
+            # Somebody waits for the answer: that there is none is one.
+            return Failed(code=outcome.code, detail=outcome.detail, hint=outcome.hint)
+        if self._is_obedient(stage, outcome):
             return outcome
         if outcome.crashed and stage.crashes + 1 >= self._retry.max_crashes:
             detail = f"{outcome.detail} This happened {stage.crashes + 1} times, which is as often as is allowed."

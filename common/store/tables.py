@@ -2,7 +2,19 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, SmallInteger, String, Text, literal_column, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _Json = dict[str, Any]
@@ -39,12 +51,20 @@ class JobRow(Row):
     error: Mapped[str | None]
     hint: Mapped[str | None]
     result: Mapped[_Json]
+    secret_id: Mapped[str | None] = mapped_column(String(36))
+    """The credentials that came with the request; still named when they are gone, because it cannot run without."""
 
     __table_args__ = (
         Index("jobs_by_state", "state", "seq"),
         Index("jobs_by_model", "model_name", "seq"),
         Index("jobs_by_stage", "stage_id"),
         Index("jobs_by_end", "ended_at"),
+        Index(
+            "jobs_by_secret",
+            "secret_id",
+            sqlite_where=text("secret_id IS NOT NULL"),
+            postgresql_where=text("secret_id IS NOT NULL"),
+        ),
     )
 
 
@@ -136,6 +156,16 @@ class StageRow(Row):
 QUEUED = StageRow.state == literal_column("'queued'")
 RUNNING = StageRow.state == literal_column("'running'")
 """Written out: with a bound value neither database can know that the partial indexes of `stages` apply."""
+
+
+class SecretRow(Row):
+    """Credentials that came with a request, sealed. They go when the last job that needs them ends."""
+
+    __tablename__ = "secrets"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[float]
 
 
 class JobStageRow(Row):

@@ -1,6 +1,8 @@
 """The OpenAPI document and the page that shows it: true to the routes, and complete without any other server."""
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # comes without types
 
 from api.app import ROUTES
+from common.artefacts.library import model_id
 from tests.web import Web, web
 
 ENDPOINTS = {
@@ -16,8 +19,14 @@ ENDPOINTS = {
     ("get", "/ready"),
     ("post", "/models/download"),
     ("post", "/models/plan"),
+    ("post", "/models/list"),
     ("get", "/models/jobs"),
     ("get", "/models/results"),
+    ("post", "/models/upload"),
+    ("get", "/models"),
+    ("get", "/models/{model_id}"),
+    ("delete", "/models/{model_id}"),
+    ("post", "/models/{model_id}/verify"),
     ("get", "/jobs"),
     ("get", "/jobs/{job_id}"),
     ("delete", "/jobs/{job_id}"),
@@ -30,6 +39,7 @@ ENDPOINTS = {
     ("delete", "/limits/{limit_scope}/{name}"),
     ("get", "/plugins"),
 }
+UPLOADED = model_id("custom_uploaded_models/geti/openvino/a/FP16")
 URL = re.compile(rb"""(?:src|href)\s*=\s*["']([^"']*)["']""")
 
 
@@ -126,6 +136,7 @@ def test_the_submission_is_documented_from_the_models_that_read_it(document: dic
 def test_documented_answers_are_the_ones_given(service: Web, document: dict[str, Any]) -> None:
     model = {"name": "org/model", "hub": "huggingface"}
     job_id = service.submitted(model)[0]
+    uploaded = {"files": {"file": ("a.zip", an_archive())}, "data": {"model_name": "a"}}
     asked: list[tuple[str, str, str, dict[str, Any]]] = [
         ("get", "/health", "/health", {}),
         ("get", "/ready", "/ready", {}),
@@ -162,6 +173,19 @@ def test_documented_answers_are_the_ones_given(service: Web, document: dict[str,
         ("delete", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {}),
         ("delete", "/limits/{limit_scope}/{name}", "/limits/hub/huggingface", {}),
         ("get", "/plugins", "/plugins", {}),
+        ("post", "/models/upload", "/models/upload", uploaded),
+        ("post", "/models/upload", "/models/upload", uploaded),
+        ("post", "/models/upload", "/models/upload", {**uploaded, "data": {"model_name": ".."}}),
+        ("post", "/models/upload", "/models/upload", {**uploaded, "data": {}}),
+        ("get", "/models", "/models", {}),
+        ("get", "/models", "/models?limit=0", {}),
+        ("get", "/models/{model_id}", f"/models/{UPLOADED}", {}),
+        ("get", "/models/{model_id}", "/models/none", {}),
+        ("post", "/models/{model_id}/verify", f"/models/{UPLOADED}/verify", {}),
+        ("post", "/models/{model_id}/verify", "/models/none/verify", {}),
+        ("get", "/models/{model_id}", f"/models/{UPLOADED}", {}),
+        ("delete", "/models/{model_id}", f"/models/{UPLOADED}", {}),
+        ("delete", "/models/{model_id}", f"/models/{UPLOADED}", {}),
     ]
     for method, path, url, sent in asked:
         answer = service.client.request(method, url, **sent)
@@ -171,6 +195,14 @@ def test_documented_answers_are_the_ones_given(service: Web, document: dict[str,
             continue
         schema = documented["content"]["application/json"]["schema"]
         Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+
+
+def an_archive() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("a.xml", "<net/>")
+        archive.writestr("a.bin", "weights")
+    return made.getvalue()
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc", "/api/v1/docs", "/api/v1/redoc"])

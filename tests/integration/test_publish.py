@@ -19,8 +19,9 @@ import pytest
 
 from common.artefacts.durable import locked, write_atomically
 from common.artefacts.layout import Volume
+from common.artefacts.locks import lock_of
 from common.artefacts.manifest import ArtefactStore, PublishedManifest, check_published, find_published, read_published
-from common.artefacts.publish import Description, Index, PublicationPlan, lock_of, publish, staging_of
+from common.artefacts.publish import Description, Index, PublicationPlan, publish, staging_of
 from common.artefacts.retire import ASIDE, BUILDING, PLACE, READY
 from common.artefacts.swap import ExchangeUnsupported, put_in_place
 from common.artefacts.sweep import sweep

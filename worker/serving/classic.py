@@ -9,11 +9,10 @@ import uuid
 from pathlib import Path
 
 from common.artefacts.durable import link_file, make_folder, write_atomically
+from common.artefacts.served import REPOSITORY
 from common.catalog.openvino.serving import ServingOptions
 from common.errors import OutputIncomplete, PublicationRefused
 
-REPOSITORY = "model"
-"""The folder of versions in a model's own folder."""
 OWN_SETTINGS = frozenset({"target_device", "shape", "layout", "plugin_config"})
 """What an entry of ours says beside the model's name and place."""
 

@@ -1,6 +1,8 @@
 """Convert: bring a fetched artefact into another form, verified before anybody sees it."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,19 @@ def convert(work: ConvertWork, siblings: Sequence[ConvertWork], artefact_id: str
     tools.attempt.progress(Progress(phase=Phase.CONVERTING))
     tools.store.blobs.lay_out(source.files, tools.attempt.rooms.source)
     wanted = _examined(work, source, tools)
+    base = _base_of(wanted, source) if tools.keeps_bases else None
     reused = tools.store.load(wanted.key) is not None
-    if not reused:
-        _make([wanted, *_cheap_siblings(wanted, siblings, source, tools)], source, tools)
+    kept = None if base is None or reused else tools.store.load(base.key)
+    if kept is not None:
+        wanted = _made_of(kept, wanted)
+        reused = tools.store.load(wanted.key) is not None
+    if not reused and kept is not None:
+        shutil.rmtree(tools.attempt.rooms.source)
+        tools.store.blobs.lay_out(kept.files, tools.attempt.rooms.source)
+        _make([wanted], kept, tools)
+    elif not reused:
+        others = _cheap_siblings(wanted, siblings, source, tools)
+        _make([wanted, *_with_base(others, base)], source, tools)
     tools.attempt.progress(Progress(phase=Phase.DONE))
     return Succeeded(artefact=wanted.key, result={"reused": reused})
 
@@ -68,6 +80,39 @@ def _examined(work: ConvertWork, source: Artefact, tools: Tools, folder: str = "
         versions=versions,
         key=converted_key(source.id, target, msgspec.to_builtins(bound), versions),
     )
+
+
+def _base_of(wanted: _Wanted, source: Artefact) -> _Wanted | None:
+    """The form that is kept to make others of; None where this one can be made of the source only."""
+    found = wanted.plugin.base(wanted.order.target, _given(wanted.order)) if wanted.plugin.base else None
+    if found is None:
+        return None
+    target, options = found
+    bound = wanted.plugin.bind(options)
+    versions = wanted.converter.versions(bound)
+    return msgspec.structs.replace(
+        wanted,
+        order=replace(wanted.order, target=target, options=bound, folder=wanted.order.folder.with_name("base")),
+        versions=versions,
+        key=converted_key(source.id, target, msgspec.to_builtins(bound), versions),
+    )
+
+
+def _made_of(base: Artefact, wanted: _Wanted) -> _Wanted:
+    """The same wish, to be made of the base. Its bytes are others, so it is another artefact."""
+    order = wanted.order
+    key = converted_key(base.id, order.target, msgspec.to_builtins(order.options), wanted.versions)
+    return msgspec.structs.replace(wanted, order=replace(order, from_base=True), key=key)
+
+
+def _with_base(others: list[_Wanted], base: _Wanted | None) -> list[_Wanted]:
+    return others if base is None or any(one.key == base.key for one in others) else [*others, base]
+
+
+def _given(order: Order[Any]) -> dict[str, object]:
+    """The options that say something."""
+    options: dict[str, object] = msgspec.to_builtins(order.options)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _cheap_siblings(first: _Wanted, siblings: Sequence[ConvertWork], source: Artefact, tools: Tools) -> list[_Wanted]:

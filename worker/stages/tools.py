@@ -19,6 +19,7 @@ from worker.attempt import StageAttempt
 _TRUST = "MODELFERRY_TRUST_REMOTE_CODE"
 _PICKLES = "MODELFERRY_ALLOW_PICKLE"
 _PULL = "MODELFERRY_PULL"
+_KEEP_FP16 = "MODELFERRY_KEEP_FP16"
 _PROFILES = "MODELFERRY_PROFILES"
 _PRIVATE_HOSTS = "MODELFERRY_PRIVATE_HOSTS"
 _PROXIES = "MODELFERRY_PROXIES"
@@ -56,6 +57,11 @@ class Tools:
     def pulls(self) -> bool:
         """Whether the operator wants models that are ready-made taken instead of converted."""
         return self.settings.get(_PULL) == "on"
+
+    @property
+    def keeps_bases(self) -> bool:
+        """Whether the operator wants a form kept of which other forms can be made without the source."""
+        return self.settings.get(_KEEP_FP16) == "on"
 
     def policy(self, source: Source, revision: str) -> Policy:
         """What the operator allows a conversion of this source at this commit."""

@@ -10,7 +10,7 @@ from common.catalog.openvino.fields import MAX_DOC_LENGTH, OpenVINOOptions, data
 from common.catalog.openvino.options import normalise
 from common.catalog.openvino.prediction import memory, predict
 from common.catalog.openvino.ready_made import CONFIG, ready_made
-from common.catalog.openvino.rules import goes_along
+from common.catalog.openvino.rules import base, goes_along
 from common.catalog.openvino.serving import ServingOptions
 from common.catalog.openvino.values import NAME
 from common.plugins import ConverterPlugin
@@ -109,4 +109,5 @@ OPENVINO = ConverterPlugin(
     predict=predict,
     data=data,
     together=goes_along,
+    base=base,
 )

@@ -6,6 +6,8 @@ The tools would tell most of this only after the model was fetched and traced, a
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from common.catalog.openvino.fields import CALIBRATES_ITSELF, MAX_DOC_LENGTH, OpenVINOOptions
 from common.catalog.openvino.values import without_none
 from common.errors import InvalidSpec
@@ -111,6 +113,20 @@ def goes_along(target: Target, options: Mapping[str, object]) -> bool:
     return target.precision in _FROM_ONE_TRACE and not needs_more and options.get("engine") != "strict"
 
 
+def base(target: Target, options: Mapping[str, object]) -> tuple[Target, dict[str, object]] | None:
+    """The form of a model from which this one can be made without its source: the same in FP16.
+
+    None where only the source will do: for what looks at data, and for models of several parts.
+    """
+    fits = target.precision in _FROM_FP16 and target.model_type in _OF_ONE_PART
+    if not fits or not goes_along(target, options):
+        return None
+    plain = {name: value for name, value in options.items() if name not in _QUANTISING}
+    return msgspec.structs.replace(target, precision=Precision.FP16), plain
+
+
+_FROM_FP16 = frozenset({Precision.INT4, Precision.INT8})
+_OF_ONE_PART = frozenset({ModelType.LLM, ModelType.EMBEDDINGS, ModelType.RERANK})
 _FROM_ONE_TRACE = frozenset({Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32})
 _ON_NPU = frozenset({ModelType.LLM, ModelType.VLM})
 _MIXED = frozenset({Precision.CB4_F8E4M3, Precision.INT4_F8E4M3, Precision.INT4_F8E5M2})

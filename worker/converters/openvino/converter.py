@@ -97,6 +97,8 @@ class OpenVINOConverter:
     def make(self, site: Site, orders: Orders, attempt: Attempt) -> list[Made]:
         """Let an engine write the models, the first of them in any case."""
         first = orders[0]
+        if first.from_base:
+            return [_by_deriving(site, first)]
         form = _form(site.model)
         if form == "openvino":
             return [_adopted(site, first)]
@@ -136,6 +138,14 @@ def _adopted(site: Site, order: Order[OpenVINOOptions]) -> Made:
     made = Made(order, "adopted")
     with made.steps.step("adopt"):
         adopt(site, order)
+    return made
+
+
+def _by_deriving(site: Site, order: Order[OpenVINOOptions]) -> Made:
+    from worker.converters.openvino import deriving  # noqa: PLC0415
+
+    made = Made(order, "derived")
+    deriving.export(site, order, made.steps)
     return made
 
 

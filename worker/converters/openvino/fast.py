@@ -207,7 +207,7 @@ class _Batch:
         settings = form.settings
         form.steps.restart()
         if settings is not None:
-            model = _as_read_again(model.clone(), path, form.planned["task"])
+            model = as_read_again(model.clone(), path, form.planned["task"])
             with reused_functions(), option_errors():
                 model = _weight_only_quantization(model, _settings_for(path, form.planned["task"], settings))
             form.steps.ended("compress")
@@ -280,7 +280,7 @@ def _traced_alike(first: _Form, other: _Form, loading: _Loading) -> bool:
     return not loading.is_half or Precision.FP32 not in precisions or len(precisions) == 1
 
 
-def _as_read_again(model: ov.Model, path: Path, task: str) -> ov.Model:
+def as_read_again(model: ov.Model, path: Path, task: str) -> ov.Model:
     """The model as upstream's own class for it would hold it: most open up their inputs, which simplifies the graph."""
     kind = task.removesuffix("-with-past")
     if kind in _TEXT_ENCODERS:
