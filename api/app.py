@@ -16,7 +16,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Server
 from litestar.response.redirect import ASGIRedirectResponse
-from litestar.types import ASGIApp, ControllerRouterHandler, Method, Receive, Scope, Send
+from litestar.routes import HTTPRoute
+from litestar.types import ASGIApp, ControllerRouterHandler, Message, Method, Receive, Scope, Send
 from litestar.types.internal_types import PathParameterDefinition
 
 from api.compat.upload import UploadLimits
@@ -121,7 +122,7 @@ def create_app(settings: Settings) -> Litestar:
             "places": Provide(lambda: places, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
-        middleware=[NoTrailingSlash()],
+        middleware=[NoTrailingSlash(), EveryMethodAllowed()],
         cors_config=_cors(settings),
         openapi_config=_openapi(),
         logging_config=None,
@@ -145,6 +146,31 @@ class NoTrailingSlash(ASGIMiddleware):
         query = scope["query_string"].decode("latin-1")
         location = quote(scope["path"]) + (f"?{query}" if query else "")
         await ASGIRedirectResponse(path=location, status_code=307)(scope, receive, send)
+
+
+class EveryMethodAllowed(ASGIMiddleware):
+    """Names all methods of a path in `Allow`: Litestar names those of the first handler, where a path has several."""
+
+    scopes = (ScopeType.HTTP,)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Looks at answers to OPTIONS only."""
+        if scope.get("method") != "OPTIONS":
+            await next_app(scope, receive, send)
+            return
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message["headers"] if pair[0].lower() != b"allow"]
+                message["headers"] = [*headers, (b"allow", _methods(scope).encode())]
+            await send(message)
+
+        await next_app(scope, receive, told)
+
+
+def _methods(scope: Scope) -> str:
+    found = (route for route in scope["litestar_app"].routes if route.path_format == scope.get("path_template"))
+    return ", ".join(sorted({method for route in found if isinstance(route, HTTPRoute) for method in route.methods}))
 
 
 class CredentialedCORS(CORSConfig):

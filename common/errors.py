@@ -223,14 +223,14 @@ class RateLimited(TransientError):
     """The hub answered 429."""
 
     code = "rate_limited"
-    hint = "The hub limits how often it may be asked from this address. Wait, or set HF_TOKEN for a larger quota."
+    hint = "The hub limits how often it may be asked from this address. Wait, or use credentials that have a larger quota."
 
 
 class HubUnavailable(TransientError):
     """The hub cannot be reached or answers 5xx."""
 
     code = "hub_unavailable"
-    hint = "Check that the hub is up and that this machine may reach it (HF_ENDPOINT, HTTPS_PROXY)."
+    hint = "Check that the hub is up and that this machine may reach it: its address in the settings, HTTPS_PROXY."
 
 
 class TransferStalled(TransientError):

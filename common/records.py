@@ -41,6 +41,15 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the publish stage left; empty until the job is completed."""
 
 
+class JobFate(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of a job, in short."""
+
+    id: str
+    state: JobState
+    error_code: str | None = None
+    retry_of: str | None = None
+
+
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one of a job's stages."""
 

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ _OWN_PREFIX = "MODELFERRY_"
 _KEY_BYTES = 32
 _MAY_BE_EMPTY = frozenset({"startup_models_config"})
 """What is no longer unset when it is empty: its reader says that this is a mistake."""
-_HIDDEN = frozenset({"hf_token", "geti_token", "secret_key"})
+_HIDDEN = frozenset({"hf_token", "geti_token", "secret_key", "other_secrets"})
 
 
 class SettingsError(Exception):
@@ -59,8 +59,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`false` trusts any certificate of GETI_HOST."""
     pipeline_zoo_url: str = "https://github.com/dlstreamer/pipeline-zoo-models"
     """The Git repository of the Pipeline Zoo's models."""
+    pipeline_zoo_api_url: str = ""
+    """The interface of the forge that holds it, where that cannot be told from its address."""
     omz_url: str = "https://storage.openvinotoolkit.org"
     """Where Open Model Zoo keeps its files."""
+    omz_catalogue: str = ""
+    """Another catalogue of Open Model Zoo than the one in the package."""
     hls_3d_pose_checkpoint_url: str = (
         "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1/"
         "human-pose-estimation-3d-0001/human-pose-estimation-3d.tar.gz"
@@ -175,6 +179,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {name: value for name, value in known.items() if value}
 
 
+class WorkerSettings(Settings, frozen=True, kw_only=True):
+    """The same, and what the environment says of variables that only plugins know: name -> value."""
+
+    other_settings: dict[str, str] = {}
+    other_secrets: dict[str, str] = {}
+
+    @property
+    def plugin_settings(self) -> dict[str, str]:
+        """What plugins may ask for by name; see `plugins.Access`."""
+        return self.other_settings | super().plugin_settings
+
+    @property
+    def plugin_secrets(self) -> dict[str, str]:
+        """Credentials that plugins may ask for by name."""
+        return self.other_secrets | super().plugin_secrets
+
+
 def pairs_in(text: str) -> dict[str, str]:
     """`name=value` pairs, with commas."""
     pairs = (entry.partition("=") for entry in text.split(",") if entry.strip())
@@ -189,7 +210,9 @@ _HUB_SETTINGS = (
     "geti_server_api_version",
     "geti_server_ssl_verify",
     "pipeline_zoo_url",
+    "pipeline_zoo_api_url",
     "omz_url",
+    "omz_catalogue",
     "hls_3d_pose_checkpoint_url",
     "hls_ecg_base_url",
     "hls_rppg_model_url",
@@ -243,6 +266,23 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = _convert(raw)
     _check(settings)
     return settings
+
+
+def with_variables(
+    settings: Settings, names: Collection[str], secrets: Collection[str], environ: Mapping[str, str] | None = None
+) -> WorkerSettings:
+    """The settings with the variables that plugins name, as settings or as secrets, and that are none of ours."""
+    env = os.environ if environ is None else environ
+    theirs = {
+        name: env[name]
+        for name in sorted({*names, *secrets})
+        if name not in VARIABLES and not name.startswith(_OWN_PREFIX) and env.get(name, "") != ""
+    }
+    return WorkerSettings(
+        **msgspec.structs.asdict(settings),
+        other_settings={name: value for name, value in theirs.items() if name not in secrets},
+        other_secrets={name: value for name, value in theirs.items() if name in secrets},
+    )
 
 
 def _convert(raw: dict[str, str]) -> Settings:

@@ -16,7 +16,7 @@ from tests.databases import postgres_url, sqlite_url
 ALONE = {
     "chaos": {"test_chaos"},
     "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
-    "contract": {"test_geti_hub", "test_ollama_hub"},
+    "contract": {"test_geti_hub", "test_hls_hub", "test_ollama_hub", "test_omz_hub"},
     "integration": {
         "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_clocks", "test_connections",
         "test_forkserver", "test_memory",

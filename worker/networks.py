@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -112,14 +113,12 @@ def _weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
         raise OutputIncomplete(f"{checkpoint.name} was not fetched")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ConversionFailed(f"{checkpoint.name} cannot be read: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except UnpicklingError as error:
         raise ConversionFailed(
             f"{checkpoint.name} holds something else than weights", hint="Nothing of it was run, nothing was published."
         ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ConversionFailed(f"{checkpoint.name} cannot be read: {_first_line(error)}") from error
     plain = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
     if not plain:
         raise ConversionFailed(f"{checkpoint.name} holds something else than weights")

@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.compat.credentials import Overrides
 from api.compat.decoding import Reader
+from api.compat.lenient import Whole
 from api.questions import ListingWish
 
 
@@ -28,8 +29,8 @@ class ModelListRequest(BaseModel):
         BeforeValidator(_filters),
         Field(description="GET /plugins tells which filters a hub knows.", examples=[{"search": "qwen"}]),
     ] = {}
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    offset: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    limit: Annotated[Whole, Field(ge=1, le=200)] = 50
+    offset: Annotated[Whole, Field(ge=0, le=2**31 - 1)] = 0
     override_credentials: Overrides = None
 
     def wish(self) -> ListingWish:

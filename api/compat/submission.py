@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from api.compat.credentials import Overrides
 from api.compat.decoding import Reader
+from api.compat.lenient import Flag, Positive, Whole
 from api.compat.targets import VoiceTarget, aimed
 from common.planning import Wish
 from common.vocabulary import ModelType, Precision, Priority
@@ -92,7 +93,6 @@ Device = Annotated[
     AfterValidator(_device),
     Field(description="CPU, GPU, NPU, or HETERO:<dev>[,<dev>...]; in any case.", examples=["CPU", "HETERO:GPU,CPU"]),
 ]
-Positive = Annotated[int, Field(gt=0)]
 
 
 class OpenVinoConfig(BaseModel):
@@ -103,21 +103,21 @@ class OpenVinoConfig(BaseModel):
     precision: WirePrecision | None = None
     device: Device | None = None
     ov_cache_dir: str | None = None
-    overwrite_models: bool | None = None
+    overwrite_models: Flag | None = None
     extra_quantization_params: str | None = None
     cache_size: Positive | None = None
     pipeline_type: str | None = None
     kv_cache_precision: str | None = None
-    enable_prefix_caching: bool | None = None
-    dynamic_split_fuse: bool | None = None
-    max_num_batched_tokens: int | None = None
-    max_num_seqs: int | None = None
+    enable_prefix_caching: Flag | None = None
+    dynamic_split_fuse: Flag | None = None
+    max_num_batched_tokens: Whole | None = None
+    max_num_seqs: Whole | None = None
     draft_source_model: str | None = None
-    max_prompt_len: int | None = None
-    prompt_lookup_decoding: bool | None = None
-    normalize: bool | None = None
+    max_prompt_len: Whole | None = None
+    prompt_lookup_decoding: Flag | None = None
+    normalize: Flag | None = None
     pooling: str | None = None
-    truncate: bool | None = None
+    truncate: Flag | None = None
     num_streams: Positive | None = None
     max_doc_length: Positive | None = None
 
@@ -134,7 +134,7 @@ class Config(BaseModel):
     model_group_id: str | None = None
     optimized_model_id: str | None = None
     export_type: str | None = None
-    model_only: bool | None = None
+    model_only: Flag | None = None
     openvino_config: OpenVinoConfig | None = None
     post_processing: dict[str, Any] | None = None
     weight_format: Annotated[
@@ -157,13 +157,13 @@ class ModelRequest(BaseModel):
     type: Annotated[
         Kind | None, Field(description="What the model is for. Where it is left out, the model's own files tell.")
     ] = None
-    is_ovms: Annotated[bool, Field(description="Convert to OpenVINO, ready for OpenVINO Model Server.")] = False
+    is_ovms: Annotated[Flag, Field(description="Convert to OpenVINO, ready for OpenVINO Model Server.")] = False
     revision: Annotated[str | None, Field(description="Branch, tag or commit; the hub's default if none.")] = None
     priority: Annotated[Priority, Field(description="Which jobs go first.")] = Priority.NORMAL
     config: Config | None = None
     override_credentials: Overrides = None
     validate_credentials: Annotated[
-        bool, Field(description="Ask the hub about the credentials first, and make no job where it does not know them.")
+        Flag, Field(description="Ask the hub about the credentials first, and make no job where it does not know them.")
     ] = False
     target: Annotated[
         VoiceTarget | None, Field(description="The application to convert for; it decides the model and the folder.")
@@ -193,7 +193,7 @@ class ModelDownloadRequest(BaseModel):
 
     models: list[ModelRequest]
     parallel_downloads: Annotated[
-        bool | None, Field(description="Has no effect: as many models are worked on at once as there are free workers.")
+        Flag | None, Field(description="Has no effect: as many models are worked on at once as there are free workers.")
     ] = False
 
 

@@ -9,6 +9,7 @@ from litestar.params import FromPath, RawBody
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.compat.decoding import Reader
+from api.compat.lenient import Whole
 from api.problems import documented
 from api.routes.documented import reads
 from api.usecases import Limits
@@ -26,8 +27,10 @@ class LimitRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    max_running: Annotated[int | None, Field(gt=0, lt=2**31, description="How many stages may run at once.")] = None
-    bytes_per_s: Annotated[int | None, Field(gt=0, lt=2**63, description="How fast transfers may be together.")] = None
+    max_running: Annotated[Whole | None, Field(gt=0, lt=2**31, description="How many stages may run at once.")] = None
+    bytes_per_s: Annotated[Whole | None, Field(gt=0, lt=2**63, description="How fast transfers may be together.")] = (
+        None
+    )
 
 
 @get("/limits", sync_to_thread=True, tags=["limits"], summary="List limits and hubs", responses=documented(503))

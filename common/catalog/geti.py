@@ -8,8 +8,13 @@ from common.plugins import ConfigKey, HubPlugin
 from common.spec import Spec, check_file_path
 from common.vocabulary import Format
 
-_NO_PART = r"/\\\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-"""What no name may hold: separators, control characters, and marks that nobody sees or that turn what is read."""
+_NO_PART = (
+    r"/\\\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    r"\u2044\u2215\u2216\u2571\u2572\u29f5\u29f8\u29f9\ufe68\uff0f\uff3c"
+)
+"""What no name may hold: separators, control characters, marks that nobody sees or that turn what is read, and what
+looks like a separator.
+"""
 _GAP = re.compile(r"[\s/\\]+")
 
 

@@ -1,0 +1,1 @@
+"""Requests made up from the API's own description, against a running service."""
