@@ -1,0 +1,1 @@
+"""Makes the models of the health and life sciences suites, each by a network that its weights fit exactly."""
