@@ -87,7 +87,7 @@ class Client:
         return self._get("health", Health)
 
     def ready(self) -> Readiness:
-        """Whether a job submitted now would run."""
+        """Whether a job submitted now would run, and the startup models are there."""
         response = self._send("GET", "ready")
         try:
             return msgspec.json.decode(response.content, type=Readiness)

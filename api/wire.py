@@ -70,7 +70,7 @@ class ResultView(View, frozen=True):
     """Of a download: the hub's folder, as the host sees it."""
     type: ModelType | UnsetType = UNSET
     conversion_path: str | UnsetType = UNSET
-    """Of a conversion: the folder of its precision, as the host sees it."""
+    """Of a conversion: the folder of its precision, or of its target, as the host sees it."""
     is_ovms: bool | UnsetType = UNSET
     config: TargetView | UnsetType = UNSET
     message: str | UnsetType = UNSET
@@ -109,7 +109,7 @@ class JobView(View, frozen=True):
     model_name: str
     hub: str
     output_dir: str
-    """Absolute, inside the container: the directory asked for, or the folder of the precision."""
+    """Absolute, inside the container: the directory asked for, the folder of the precision, or that of the target."""
     status: JobState
     start_time: str
     creation_time: str

@@ -223,7 +223,7 @@ class RateLimited(TransientError):
     """The hub answered 429."""
 
     code = "rate_limited"
-    hint = "The hub limits how often it may be asked from this address. Wait, or use credentials that have a larger quota."
+    hint = "The hub limits how often it may be asked from this address. Wait, or use credentials with a larger quota."
 
 
 class HubUnavailable(TransientError):

@@ -24,6 +24,10 @@ class StageKind(StrEnum):
     PUBLISH = "publish"
 
 
+BRIEF = frozenset({StageKind.PLAN, StageKind.ASK, StageKind.PUBLISH})
+"""What is over in a moment, and must not wait until a long transfer ends."""
+
+
 class StageState(StrEnum):
     """Where a stage is in its life; `lifecycle.NEXT` says what may follow."""
 

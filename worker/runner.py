@@ -6,7 +6,7 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -62,21 +62,25 @@ class Runner:
     settings: Settings
     room: Callable[[], MemoryRoom] | None = None
     """Tells what this machine has for conversions, where that matters before a claim."""
+    slots: int | None = None
+    """How many stages may run at a time, beside brief ones; None is as many as there are threads."""
     allowances: Allowances = field(init=False)
     _draining: threading.Event = field(default_factory=threading.Event)
     _draining_since: float = 0.0
 
     def __post_init__(self) -> None:
         self.allowances = Allowances(self.limits)
+        self._free = threading.BoundedSemaphore(self.slots) if self.slots else None
 
     def work(self) -> list[Mapping[str, str]]:
         """Run stages until none is left to claim. Returns a line about each, for whoever watches the queue."""
         lines = []
         while not self._draining.is_set():
-            claim = self._claim()
-            if claim is None:
-                break
-            lines.append(self._run(claim))
+            with self._slot() as is_free:
+                claim = self._claim(brief=not is_free)
+                if claim is None:
+                    break
+                lines.append(self._run(claim))
         return lines
 
     def drain(self) -> None:
@@ -89,9 +93,22 @@ class Runner:
         """Whether the worker is going away."""
         return self._draining.is_set()
 
-    def _claim(self) -> Claim | None:
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[bool]:
+        """Whether a stage of any length may begin; one thread more than there are slots is left for brief ones."""
+        if self._free is None:
+            yield True
+            return
+        is_free = self._free.acquire(blocking=False)
         try:
-            return self.store.claim(self.pool, self.owner, self.room() if self.room else None)
+            yield is_free
+        finally:
+            if is_free:
+                self._free.release()
+
+    def _claim(self, *, brief: bool) -> Claim | None:
+        try:
+            return self.store.claim(self.pool, self.owner, self.room() if self.room else None, brief=brief)
         except ServiceUnavailable:
             return None  # the reconciler sends another ticket when the database is back
 

@@ -19,7 +19,7 @@ from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
 from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
-from common.settings import Settings, inherited_environment
+from common.settings import Settings, inherited_environment, with_variables
 from common.store.database import Database
 from common.store.limits import LimitStore
 from common.store.stages import RetryPolicy, StageStore
@@ -44,6 +44,8 @@ class Worker:
     runner: Runner
     app: Celery
     slots: int
+    threads: int
+    """A download worker has one more than slots, for what is over in a moment."""
 
     def run(self) -> None:
         """Consume tickets until told to stop. SIGTERM gives running stages back and ends the process."""
@@ -56,7 +58,7 @@ class Worker:
         announcer.start()
         try:
             self.app.worker_main([
-                "-q", "worker", "-P", "threads", "-c", str(self.slots), "-Q", self.runner.pool.value,
+                "-q", "worker", "-P", "threads", "-c", str(self.threads), "-Q", self.runner.pool.value,
                 "-n", f"{self.runner.pool}-{os.getpid()}@%h", "--without-gossip", "--without-mingle",
                 "-l", logging.getLevelName(logging.getLogger().level),
             ])  # fmt: skip
@@ -107,7 +109,9 @@ def make_worker(pool: Pool, settings: Settings) -> Worker:
     """Put a worker together. Raises PluginNotInstalled when a plugin of this pool lacks its libraries."""
     volume = Volume(settings.models_dir)
     volume.prepare()
-    plugins = _plugins(pool, Catalog.installed(settings.enabled_plugins))
+    catalog = Catalog.installed(settings.enabled_plugins)
+    settings = _with_plugins(settings, catalog)
+    plugins = _plugins(pool, catalog)
     slots = settings.download_slots if pool is Pool.DOWNLOAD else settings.convert_slots
     server = ForkServer(_preload(plugins), _environment(pool, slots, volume), log)
     database = Database(settings.store_url)
@@ -121,10 +125,11 @@ def make_worker(pool: Pool, settings: Settings) -> Worker:
         volume=volume,
         settings=settings,
         room=machine_room(settings.memory_budget_mb * _MIB).room if pool is Pool.CONVERT else None,
+        slots=slots,
     )
     app = make_celery(settings.redis_url, consumer=True)
     register(app, runner)
-    return Worker(runner=runner, app=app, slots=slots)
+    return Worker(runner=runner, app=app, slots=slots, threads=slots + 1 if pool is Pool.DOWNLOAD else slots)
 
 
 def make_stage_store(settings: Settings, database: Database) -> StageStore:
@@ -136,6 +141,13 @@ def make_stage_store(settings: Settings, database: Database) -> StageStore:
         cap_s=settings.retry_cap_s,
     )
     return StageStore(database, lease_s=settings.lease_s, retry=retry)
+
+
+def _with_plugins(settings: Settings, catalog: Catalog) -> Settings:
+    """The settings with the variables that the plugins of others name."""
+    hubs, converters = catalog.hubs.values(), catalog.converters.values()
+    named = frozenset[str]().union(*(hub.settings for hub in hubs), *(converter.settings for converter in converters))
+    return with_variables(settings, named, frozenset[str]().union(*(hub.secrets for hub in hubs)))
 
 
 def _plugins(pool: Pool, catalog: Catalog) -> list[HubPlugin[Any] | ConverterPlugin[Any]]:

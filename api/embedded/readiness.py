@@ -5,6 +5,7 @@ import json
 import time
 
 from api.embedded.console import SERVICE, Console
+from api.startup import PART
 from common.settings import Settings
 
 _TICK_S = 0.5
@@ -49,7 +50,7 @@ class ReadinessWatch:
             if answer.status == http.HTTPStatus.OK:
                 return {}
             parts = json.loads(body)["parts"]
-            return {str(part): str(lack) for part, lack in parts.items() if lack != "ok"}
+            return {str(part): str(lack) for part, lack in parts.items() if lack != "ok" and part != PART}
         except (OSError, http.client.HTTPException):
             return {"api": "The API does not answer."}
         except (ValueError, KeyError, AttributeError, TypeError):

@@ -30,7 +30,7 @@ from common.store.chain import advance, end_job, event, jobs_on, record, show_st
 from common.store.database import AnyRow, Database, Lock, Now, ahead, alone, insert_into
 from common.store.retention import forget_stages
 from common.store.tables import QUEUED, RUNNING, StageRow, WorkerRow
-from common.vocabulary import JobState, Pool, StageKind, StageState
+from common.vocabulary import BRIEF, JobState, Pool, StageKind, StageState
 
 _NOTE_CHARS = 2000
 _PATIENCE_S = 600.0
@@ -89,10 +89,13 @@ class StageStore:
         with self._database.note() as connection:
             return float(connection.execute(select(Now())).scalar_one())
 
-    def claim(self, pool: Pool, owner: str, room: MemoryRoom | None = None) -> Claim | None:
-        """Take the stage of this pool whose turn it is, as far as the limits and the room in memory permit."""
+    def claim(self, pool: Pool, owner: str, room: MemoryRoom | None = None, *, brief: bool = False) -> Claim | None:
+        """Take the stage of this pool whose turn it is, as far as the limits and the room in memory permit.
+
+        With `brief`, only one of those that are over in a moment.
+        """
         with self._database.note() as connection:
-            row = self._take(connection, pool, owner, room)
+            row = self._take(connection, pool, owner, room, brief=brief)
             if row is None:
                 return None
             kind = StageKind(row.kind)
@@ -187,12 +190,15 @@ class StageStore:
             holding = connection.execute(leased).scalars().all()
         return sorted({*known, *(owner for owner in holding if owner)})
 
-    def _take(self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None) -> AnyRow | None:
+    def _take(
+        self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None, *, brief: bool
+    ) -> AnyRow | None:
         taken = {"the_owner": owner, "the_lease_s": self._lease_s}
         # Whoever goes by what runs must be the only one who does.
         alone(connection, Lock.CLAIM, *([] if room is not None else [limits.anything_counts()]))
         if room is None:
-            return connection.execute(_CLAIM_FIRST[pool], taken).one_or_none()
+            statement = _CLAIM_FIRST_BRIEF[pool] if brief else _CLAIM_FIRST[pool]
+            return connection.execute(statement, taken).one_or_none()
         chosen = _first_that_fits(connection, pool, room)
         return None if chosen is None else connection.execute(_CLAIM, {**taken, "the_stage": chosen}).one_or_none()
 
@@ -326,14 +332,15 @@ def _claim(chosen: ColumnElement[bool]) -> Any:
     )  # fmt: skip
 
 
-def _first(pool: Pool) -> Any:
-    waiting = select(StageRow.id).where(*_claimable(pool)).order_by(*_ORDER)
+def _first(pool: Pool, *conditions: ColumnElement[bool]) -> Any:
+    waiting = select(StageRow.id).where(*_claimable(pool), *conditions).order_by(*_ORDER)
     return waiting.limit(1).with_for_update(skip_locked=True).scalar_subquery()
 
 
 _CLAIM = _claim(StageRow.id == bindparam("the_stage"))
 _CLAIM_FIRST = {pool: _claim(StageRow.id == _first(pool)) for pool in Pool}
 """One statement decides who wins."""
+_CLAIM_FIRST_BRIEF = {pool: _claim(StageRow.id == _first(pool, StageRow.kind.in_(sorted(BRIEF)))) for pool in Pool}
 
 _WAITING = {
     pool: select(StageRow.id, StageRow.memory_bytes, (StageRow.created_at < Now() - _PATIENCE_S).label("patient"))

@@ -254,14 +254,6 @@ def test_case_15_a_refusal_never_repeats_a_credential(service: Web) -> None:
     assert nothing_stored(service)
 
 
-@pytest.mark.parametrize("wish", [{"target": "audio-analyzer"}])
-def test_what_is_not_offered_is_refused_and_not_passed_over(service: Web, wish: dict[str, Any]) -> None:
-    answer = service.submit({**A_MODEL, **wish})
-    assert answer.status_code == 400
-    assert f"'{next(iter(wish))}' is not supported" in answer.json()["detail"]
-    assert nothing_stored(service)
-
-
 def test_what_asks_for_nothing_more_is_taken(service: Web) -> None:
     model = {**A_MODEL, "override_credentials": {}, "validate_credentials": False, "target": None, "config": None}
     answer = service.post(

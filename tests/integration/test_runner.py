@@ -8,17 +8,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from common.artefacts.layout import Volume
 from common.broker import Broker
 from common.outcome import Released
 from common.records import LimitRecord, MemoryRoom
 from common.settings import Settings
+from common.spec import JobSpec
 from common.store.database import Database
 from common.store.jobs import JobStore
 from common.store.limits import LimitStore
 from common.store.stages import RetryPolicy, StageStore
-from common.vocabulary import JobState, LimitScope, Pool
+from common.vocabulary import JobState, LimitScope, Operation, Pool
 from tests.builders import a_conversion, a_download
 from tests.databases import sqlite_url
 from tests.fakes.faults import Fault, rate_limited
@@ -48,7 +50,9 @@ class Desk:
         self._server.wait_ready()
         stack.callback(self.database.dispose)
 
-    def runner(self, name: str = "one", *, pool: Pool = Pool.DOWNLOAD, url: str | None = None) -> Runner:
+    def runner(
+        self, name: str = "one", *, pool: Pool = Pool.DOWNLOAD, url: str | None = None, slots: int | None = None
+    ) -> Runner:
         """A worker of its own: it shares nothing but the database with the others."""
         database = Database(url or str(self.database.url))
         self._stack.callback(database.dispose)
@@ -65,7 +69,12 @@ class Desk:
             server=self._server,
             volume=volume,
             settings=settings,
+            slots=slots,
         )
+
+    def plan_of(self, name: str) -> JobSpec:
+        """The wish to know what a download would come to."""
+        return structs.replace(a_download(name), operation=Operation.PLAN)
 
     @contextmanager
     def fetching(self, *runners: Runner) -> Iterator[None]:
@@ -150,6 +159,19 @@ def test_a_429_that_one_worker_meets_silences_the_other(desk: Desk) -> None:
         desk.hub.faults.clear()
         until(lambda: len(desk.hub.requests) > asked, 4.0)
         until(lambda: desk.jobs.job(first).state is desk.jobs.job(second).state is JobState.COMPLETED)
+
+
+def test_a_long_transfer_keeps_nobody_from_an_answer(desk: Desk) -> None:
+    desk.hub.add_fault(Fault(kind=Slow(200_000), match=Match(origin="cdn")))
+    runner = desk.runner(slots=1)
+    first, second = desk.wish("org/first", 30 * MB), desk.wish("org/second", 30 * MB)
+    with desk.fetching(runner, runner):
+        until(lambda: moved(desk, first) > 0)
+        (asked,) = desk.jobs.add([desk.plan_of("org/second")])
+        until(lambda: desk.jobs.job(asked).state is JobState.COMPLETED)
+        assert desk.jobs.job(first).state is JobState.DOWNLOADING
+        # The thread that is left for what is brief takes no other transfer.
+        assert desk.jobs.job(second).state is JobState.QUEUED
 
 
 def test_a_429_before_the_first_byte_closes_the_hub(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 """A third-party hub plugin: every directory below FOLDER_HUB is a model. The plugin contract in 80 lines."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from common.errors import HubUnavailable, InvalidParameters, RateLimited, SourceGated, SourceNotFound, TokenInvalid
@@ -73,7 +74,7 @@ class FolderHub:
             attempt.checkpoint()
             attempt.progress(Progress(phase=Phase.DOWNLOADING, files_done=done, files_total=len(manifest.files)))
             assert file.digest
-            part = attempt.parts / f"folder-{file.digest.value}.part"
+            part = attempt.parts / f"folder-{os.getpid()}-{file.digest.value}.part"
             part.write_bytes((Path(options.root) / manifest.source.name / file.path).read_bytes())
             attempt.store(part, file.digest.value)
             attempt.link(file.digest.value, file.path)

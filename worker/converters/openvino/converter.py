@@ -71,10 +71,10 @@ class OpenVINOConverter:
         at_home = [first, *(order for order in others if order.options.profile in {None, OWN_PROFILE})]
         for order in orders:
             empty(order.folder)
-        with alone(empty(attempt.workspace / _SCRATCH)), steady_compiling():
+        with alone(empty(attempt.workspace / _SCRATCH)):
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
-            with tool_errors(attempt.workspace):
+            with steady_compiling(), tool_errors(attempt.workspace):
                 made = self.make(site, at_home, attempt)
             attempt.progress(Progress(phase=Phase.CHECKING))
             proofs = _proofs(made, site, attempt, first)
@@ -220,8 +220,9 @@ def _proofs(
     memory is enough for the model that they were made of.
     """
     # A comparison with the source loads that, too; one of them at a time.
-    together = 1 if any(one.order.options.verify for one in made) else _PROOFS_AT_ONCE
-    with ThreadPoolExecutor(together, thread_name_prefix="proof") as pool:
+    single = len(made) == 1 or any(one.order.options.verify for one in made)
+    at_once = 1 if single else _PROOFS_AT_ONCE
+    with steady_compiling(at_once), ThreadPoolExecutor(at_once, thread_name_prefix="proof") as pool:
         proofs = {
             id(one.order): pool.submit(_proof, one, site, attempt, is_first=one.order is first)
             for one in _from_both_ends(made)
