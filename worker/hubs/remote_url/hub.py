@@ -6,7 +6,6 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
 from urllib.parse import quote
 
 from common.archives import ArchiveLimits, unpack
@@ -22,7 +21,7 @@ from common.errors import (
     StageError,
 )
 from common.plugins import Access, Attempt, Hub
-from common.spec import Digest, Manifest, Progress, RemoteFile, Source
+from common.spec import Digest, Manifest, RemoteFile, Source
 from common.vocabulary import DigestAlgorithm, Format
 from worker.hubs.remote_url.addresses import Address, Allowlist, Judge
 from worker.net import HubClient, Reply
@@ -94,10 +93,11 @@ class RemoteUrlHub:
         address = self._address(manifest.source, options)
         bring(
             manifest.files,
-            cast("Attempt", _Bounded(attempt, self._most_bytes, self._too_large)),
+            attempt,
             network=self._network,
             trusted=False,
             follows=self._follows(address),
+            most_bytes=self._most_bytes,
         )
         if manifest.files[0].digest is None:
             self._check_unchanged(address, manifest)
@@ -157,24 +157,6 @@ class RemoteUrlHub:
             f"The archive is larger than {self._most_bytes // _MEBIBYTE} MiB",
             hint=f"An operator can raise {_LARGEST}.",
         )
-
-
-class _Bounded:
-    """An attempt that ends when more has arrived than is allowed: a server need not say how much it will send."""
-
-    def __init__(self, attempt: Attempt, most_bytes: int, too_large: Callable[[], StageError]) -> None:
-        self._attempt = attempt
-        self._most_bytes = most_bytes
-        self._too_large = too_large
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._attempt, name)
-
-    def progress(self, progress: Progress) -> None:
-        """Pass it on, and look at it."""
-        self._attempt.progress(progress)
-        if progress.bytes_done > self._most_bytes:
-            raise self._too_large()
 
 
 def _wanted_sha256(options: RemoteUrlOptions) -> str | None:
