@@ -4,6 +4,7 @@ import msgspec
 
 from common.catalog.openvino.fields import OpenVINOOptions
 from common.spec import Evidence, Progress, Target
+from worker.elsewhere import Failed
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,16 +33,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     """The files are written and proven."""
 
     evidence: Evidence
-
-
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """A StageError was raised."""
-
-    error: str
-    """The name of its class."""
-    detail: str
-    hint: str
-    wait_s: float | None = None
 
 
 class Broken(msgspec.Struct, frozen=True, kw_only=True, tag="broken"):

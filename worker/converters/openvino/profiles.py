@@ -1,12 +1,6 @@
 """Runs a conversion in another Python environment: in a process of its own, below this one."""
 
-import contextlib
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +9,15 @@ import msgspec
 
 from common.catalog.openvino.capabilities import DEFAULT, GUIDE, tables
 from common.catalog.openvino.fields import OpenVINOOptions
-from common.errors import ChildCrashed, Internal, PluginNotInstalled, StageError, TransientError
+from common.errors import Internal, PluginNotInstalled
 from common.plugins import Access, Attempt, Order
 from common.spec import Evidence
-from worker.converters.openvino.errand import Advanced, Broken, Done, Errand, Failed, Report
+from worker.converters.openvino.errand import Advanced, Broken, Done, Errand, Report
+from worker.elsewhere import Failed, sent
 
 ENTRY = "worker.converters.openvino.elsewhere"
 SETTING = "MODELFERRY_PROFILES"
 
-_LOOK_S = 0.2
-_READ_BYTES = 64 * 1024
 _REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
@@ -47,8 +40,8 @@ def convert_elsewhere(model: Path, order: Order[OpenVINOOptions], attempt: Attem
         profile=profile,
         versions=versions_of(profile),
     )
-    with _process(folder, errand) as (process, reports):
-        evidence = _attend(process, reports, attempt)
+    with sent(ENTRY, folder, errand, attempt) as reports:
+        evidence = _attend(reports, attempt)
     return msgspec.structs.replace(evidence, profile=profile)
 
 
@@ -75,74 +68,16 @@ def _folder(profile: str, access: Access) -> Path:
     return Path(named)
 
 
-@contextlib.contextmanager
-def _process(folder: Path, errand: Errand) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The process at work, and the pipe that it reports through. It is gone afterwards, whatever happened."""
-    with tempfile.TemporaryDirectory(prefix="elsewhere-", ignore_cleanup_errors=True) as room:
-        request = Path(room) / "errand.json"
-        request.write_bytes(msgspec.json.encode(errand))
-        reports, theirs = os.pipe()
-        command = [sys.executable, "-m", ENTRY, str(folder), str(request), str(theirs)]
-        try:
-            # Not a session of its own: whoever kills this process's group is to end it too.
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs])
-        except BaseException:
-            os.close(reports)
-            raise
-        finally:
-            os.close(theirs)
-        try:
-            yield process, reports
-        finally:
-            os.close(reports)
-            process.kill()
-            process.wait()
-
-
-def _attend(process: subprocess.Popen[bytes], reports: int, attempt: Attempt) -> Evidence:
+def _attend(reports: Iterator[bytes], attempt: Attempt) -> Evidence:
     """Hand on what the process reports, and end with its result."""
-    for line in _lines(reports, attempt):
+    for line in reports:
         match _REPORTS.decode(line):
             case Advanced(progress=progress):
                 attempt.progress(progress)
             case Done(evidence=evidence):
                 return evidence
             case Failed() as failed:
-                raise _error(failed)
+                raise failed.as_raised()
             case Broken(detail=detail):
                 raise Internal(detail)
-    code = process.wait()
-    # Who ends the whole group wants this attempt to end, and says so.
-    attempt.checkpoint()
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    raise ChildCrashed(f"The process of the conversion {how} without a result")
-
-
-def _lines(reports: int, attempt: Attempt) -> Iterator[bytes]:
-    """What the process writes, until it closes the pipe. Raises JobCancelled."""
-    poll = select.poll()
-    poll.register(reports, select.POLLIN)
-    unfinished = b""
-    while True:
-        attempt.checkpoint()
-        if not poll.poll(_LOOK_S * 1000):
-            continue
-        content = os.read(reports, _READ_BYTES)
-        if not content:
-            return
-        *lines, unfinished = (unfinished + content).split(b"\n")
-        yield from lines
-
-
-def _error(failed: Failed) -> StageError:
-    """The error as it was raised there."""
-    kind = next((kind for kind in _kinds(StageError) if kind.__name__ == failed.error), Internal)
-    if issubclass(kind, TransientError):
-        return kind(failed.detail, hint=failed.hint, wait_s=failed.wait_s)
-    return kind(failed.detail, hint=failed.hint)
-
-
-def _kinds(root: type[StageError]) -> Iterator[type[StageError]]:
-    for kind in root.__subclasses__():
-        yield kind
-        yield from _kinds(kind)
+    raise AssertionError("the reports end with an error where there is no result")

@@ -10,17 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from common.catalog.ultralytics import CALIBRATION, PACKAGES, PROFILE, ExportOptions, official_models
 from common.errors import OutputIncomplete, PermanentError, PluginNotInstalled
 from common.plugins import Access, Attempt, Converter, Order
 from common.spec import Evidence, Progress, Target
 from common.vocabulary import Phase
-from worker.converters.ultralytics.elsewhere import export_elsewhere
-from worker.converters.ultralytics.errand import Errand, Pictures
+from worker.converters.ultralytics.errand import Errand, Pictures, Report
 from worker.converters.ultralytics.kinds import kind_of
 from worker.converters.ultralytics.pictures import unpack_pictures
 from worker.converters.ultralytics.proof import prove
+from worker.elsewhere import Failed, sent
 
+_ENTRY = "worker.converters.ultralytics.export"
+_REPORT: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _OWN_TOOLS = ("nncf", "openvino", "torch")
 """What an export takes from the worker's environment."""
 _FLOATS, _INT8 = ("FP32", "FP16"), "INT8"
@@ -65,9 +69,11 @@ class _Line:
             self._prove(weights, (_INT8,), f", calibrated with {count} pictures of {archive.stem}")
 
     def _export(self, step: str, errand: Errand) -> None:
-        with self._step(step):
-            done = export_elsewhere(errand, self.environment, self.attempt)
-        self.peak_memory_bytes = max(self.peak_memory_bytes, done.peak_memory_bytes)
+        with self._step(step), sent(_ENTRY, self.environment, errand, self.attempt) as reports:
+            report = _REPORT.decode(next(reports))
+        if isinstance(report, Failed):
+            raise report.as_raised()
+        self.peak_memory_bytes = max(self.peak_memory_bytes, report.peak_memory_bytes)
 
     def _prove(self, weights: _Weights, forms: Sequence[str], remark: str = "") -> None:
         with self._step("check"):

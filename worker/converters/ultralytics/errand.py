@@ -3,6 +3,7 @@
 import msgspec
 
 from common.catalog.ultralytics import Task
+from worker.elsewhere import Failed
 
 
 class Pictures(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,15 +37,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     """The files are written."""
 
     peak_memory_bytes: int
-
-
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """A StageError was raised."""
-
-    error: str
-    """The name of its class."""
-    detail: str
-    hint: str
 
 
 Report = Done | Failed

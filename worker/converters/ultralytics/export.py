@@ -1,10 +1,9 @@
-"""The entry of an export in the environment that has Ultralytics' library; only `export_elsewhere` starts it.
+"""The entry of an export in the environment that has Ultralytics' library; only the converter starts it.
 
 `python -m worker.converters.ultralytics.export <folder of the environment> <errand> <file descriptor for the report>`
 """
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import importlib.metadata
@@ -13,7 +12,6 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,18 +25,15 @@ from common.errors import (
     DiskFull,
     OutputIncomplete,
     PickleRefused,
-    PluginNotInstalled,
     StageError,
     is_disk_full,
 )
-from common.log import configure
-from worker.converters.ultralytics.errand import Done, Errand, Failed, Pictures, Report
-from worker.isolation import forbid_pickles
+from worker.converters.ultralytics.errand import Done, Errand, Pictures, Report
+from worker.elsewhere import Failed, begin, check_packages, end, send
 from worker.machine import no_memory
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _LONGEST = 2000
 _CLASSIFY, _POSE, _SEGMENT = "classify", "pose", "segment"
 _FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
@@ -50,50 +45,25 @@ _INT8_BITS = 8
 
 def main(folder: str, request: str, reports: int) -> None:
     """Do what the errand says, with the packages of `folder` before all others."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
-    sys.path.insert(0, folder)
-    configure("info", "text")
-    # The rule of the process that this one works for does not outlive the start of a new program.
-    forbid_pickles()
+    begin(folder)
     errand = msgspec.json.decode(Path(request).read_bytes(), type=Errand)
     tempfile.tempdir = errand.scratch
-    report = memoryview(msgspec.json.encode(_outcome(errand)))
-    while report:
-        report = report[os.write(reports, report) :]
-    # Native libraries may hang in their own clean-up.
-    sys.stdout.flush()
-    os._exit(0)
+    send(reports, _outcome(errand))
+    end()
 
 
 def _outcome(errand: Errand) -> Report:
     try:
-        _check_packages(errand)
+        check_packages(PROFILE, errand.packages)
         _settle(Path(errand.scratch))
         _export(errand)
     except StageError as error:
-        return _failed(error)
+        return Failed.by(error)
     except Exception as error:
         # The last fence before the process ends.
         log.exception("export.failed")
-        return _failed(_explained(error, errand))
+        return Failed.by(_explained(error, errand))
     return Done(peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-def _check_packages(errand: Errand) -> None:
-    """The export was tried with these releases only. Raises PluginNotInstalled."""
-    for name, wanted in sorted(errand.packages.items()):
-        try:
-            found = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            found = "nothing"
-        if found != wanted:
-            raise PluginNotInstalled(
-                f"Profile '{PROFILE}' is not whole: it takes {name} {wanted}, and there is {found}",
-                hint=f"Install it again: python3 scripts/setup.py --profile {PROFILE}",
-            )
 
 
 def _settle(scratch: Path) -> None:
@@ -227,10 +197,6 @@ def _explained(error: Exception, errand: Errand) -> StageError:
         return DiskFull(f"The volume is full: {errno.errorcode[errno.ENOSPC]} while exporting '{errand.name}'")
     text = " ".join(str(error).split()).replace(errand.scratch, "...").replace(sys.prefix, "...")
     return ConversionFailed(f"The export of '{errand.name}' failed: {type(error).__name__}: {text}"[:_LONGEST])
-
-
-def _failed(error: StageError) -> Failed:
-    return Failed(error=type(error).__name__, detail=str(error), hint=error.advice)
 
 
 if __name__ == "__main__":
