@@ -111,6 +111,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     given: frozenset[str] = frozenset()
     """Those of them that the request brought. What they name is not what the operator trusts."""
 
+    def __repr__(self) -> str:
+        return f"Access(settings={sorted(self.settings)}, secrets={sorted(self.secrets)}, given={sorted(self.given)})"
+
 
 class ConfigKey(msgspec.Struct, frozen=True, kw_only=True):
     """A setting or credential of a hub that a request may bring along instead of the operator's."""
@@ -408,10 +411,16 @@ def _bind(plugin: str, options: type[O], raw: Mapping[str, object]) -> O:
         raise InvalidSpec(msg) from error
 
 
+def missing_libraries(extra: str | None) -> str:
+    """What to do where a plugin's libraries are not there."""
+    named = f"modelferry[{extra}]" if extra else "its libraries"
+    return f"Install {named} in the worker's environment."
+
+
 def _load(implementation: str, plugin: str, extra: str | None) -> type:
     module, _, name = implementation.partition(":")
     try:
         return cast("type", getattr(importlib.import_module(module), name))
     except ModuleNotFoundError as error:
         msg = f"Plugin '{plugin}' cannot be loaded here: no module named '{error.name}'"
-        raise PluginNotInstalled(msg, hint=f"Install modelferry[{extra}] in the worker's environment.") from error
+        raise PluginNotInstalled(msg, hint=missing_libraries(extra)) from error

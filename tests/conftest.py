@@ -5,6 +5,7 @@ import os
 # Read by huggingface_hub at its import, so it comes before everything that may import it.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,12 @@ ALONE = {
     },
 }  # fmt: skip
 """What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Where something lies in memory is no name: two processes that share the tests must call them the same."""
+    shown = repr(val)
+    return re.sub(r" at 0x[0-9a-f]+", "", shown) if " at 0x" in shown else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

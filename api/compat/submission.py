@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 from enum import StrEnum
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import msgspec
@@ -80,8 +81,13 @@ class WeightFormat(StrEnum):
     CB4 = Precision.CB4
 
 
+_INSTALLED = (point.name for point in entry_points(group=HUB_PLUGINS))
 Hub = Annotated[
-    str, BeforeValidator(_hub), WithJsonSchema({"type": "string", "enum": list(HUBS), "description": "In any case."})
+    str,
+    BeforeValidator(_hub),
+    WithJsonSchema(
+        {"type": "string", "enum": list(dict.fromkeys([*HUBS, *_INSTALLED])), "description": "In any case."}
+    ),
 ]
 Kind = Annotated[
     ModelType,

@@ -131,5 +131,7 @@ def _load(points: EntryPoints, kind: type[P], wanted: _Wanted) -> tuple[dict[str
             continue
         if not isinstance(plugin, kind) or plugin.name != point.name:
             raise PluginUnavailable(f"Entry point '{point.value}' is not the plugin '{point.name}'")
+        if plugin.name in enabled or plugin.name in others:
+            raise PluginUnavailable(f"Two installed packages have a plugin '{plugin.name}': uninstall one of them")
         (enabled if wanted.covers(plugin.name, opt_in=plugin.opt_in) else others)[plugin.name] = plugin
     return enabled, others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,9 +15,14 @@ from common.plugins import Access, TransferLimits
 from common.spec import Progress, Source
 from tests.fakes.attempt import LocalAttempt
 
+_PATIENCE_S = 30.0
+
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
-    """What to bring, and where to. The process dies instead of doing what its attempt is asked for the n-th time."""
+    """What to bring, and where to. With `dies_at`, the process dies instead of what its attempt is asked for that time.
+
+    The first time it waits until `together` processes have come as far.
+    """
 
     hub: str
     source: Source
@@ -25,12 +31,14 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     workspace: str
     dies_at: int | None = None
+    together: int = 1
 
 
 class MortalAttempt(LocalAttempt):
-    """Counts what the hub asks of it, and dies in time."""
+    """Counts what the hub asks of it, meets others at the first step, and dies in time."""
 
-    steps_left: int | None = None
+    errand: Errand
+    steps = 0
 
     def store(self, file: Path, sha256: str) -> Path:
         self._step()
@@ -49,10 +57,21 @@ class MortalAttempt(LocalAttempt):
         super().checkpoint()
 
     def _step(self) -> None:
-        if self.steps_left is not None:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        self.steps += 1
+        if self.steps == 1:
+            self._meet()
+        if self.errand.dies_at is not None and self.steps >= self.errand.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _meet(self) -> None:
+        meeting = self.root / "meeting"
+        meeting.mkdir(exist_ok=True)
+        (meeting / self.name).touch()
+        until = time.monotonic() + _PATIENCE_S
+        while len(list(meeting.iterdir())) < self.errand.together:
+            if time.monotonic() > until:
+                raise TimeoutError("Nobody else has come")
+            time.sleep(0.005)
 
 
 def main() -> None:
@@ -60,7 +79,7 @@ def main() -> None:
     errand = msgspec.json.decode(sys.stdin.buffer.read(), type=Errand)
     plugin = Catalog.installed(f"all,{errand.hub}").hubs[errand.hub]
     attempt = MortalAttempt(Path(errand.root), TransferLimits(spare_bytes=0), errand.workspace)
-    attempt.steps_left = errand.dies_at
+    attempt.errand = errand
     options = plugin.bind(errand.raw)
     hub = plugin.load(errand.access)
     manifest = hub.resolve(errand.source, options)

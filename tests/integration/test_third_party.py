@@ -39,6 +39,7 @@ from tests.fakes.attempt import LocalAttempt
 from tests.fakes.errand import Errand
 from tests.fakes.faults import Fault, FaultKind, FlipBit, RedirectLoop, RewriteJson, Status, Throttle, rate_limited
 from tests.fakes.shelf import FakeShelf
+from tests.fakes.tiny_models import tiny_bert
 from tests.fakes.traffic import Match
 
 ROOT = Path(__file__).parents[2]
@@ -352,6 +353,20 @@ class TestAtWork:
             assert TOKEN not in service.log.read_text(encoding="utf-8")
         kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
         assert not [path for path in kept if TOKEN.encode() in path.read_bytes()]
+
+    def test_a_model_of_it_is_converted_as_any_other(
+        self, environment: Environment, shelf: FakeShelf, tmp_path: Path
+    ) -> None:
+        tiny_bert(tmp_path / "bert")
+        files = {path.name: path.read_bytes() for path in (tmp_path / "bert").iterdir()}
+        shelf.add("tiny/bert", files)
+        (tmp_path / "service").mkdir()
+        with ServiceElsewhere(environment, tmp_path / "service", SHELF_URL=shelf.url, SHELF_TOKEN=TOKEN) as service:
+            wish = {"name": "tiny/bert", "hub": "shelf", "is_ovms": True, "type": "embeddings"}
+            [job_id] = service.submit(wish, download_path="edge")
+            job = service.wait(job_id, 100)
+        assert job["status"] == "completed", job
+        assert (Path(job["path"]) / "openvino_model.xml").is_file()
 
     def _is_offered(self, service: Service) -> None:
         plugins = service.get("/api/v1/plugins").json()["available_plugins"]["downloader"]
