@@ -5,7 +5,6 @@ import os
 # Read by huggingface_hub at its import, so it comes before everything that may import it.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,18 +18,12 @@ ALONE = {
     "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
     "contract": {"test_geti_hub", "test_hls_hub", "test_ollama_hub", "test_omz_hub"},
     "integration": {
-        "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_clocks", "test_connections",
-        "test_forkserver", "test_memory",
-        "test_races", "test_runner", "test_transfer", "test_transfer_allowance", "test_transfer_network",
+        "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_clocks",
+        "test_connections", "test_forkserver", "test_memory", "test_races", "test_runner", "test_transfer",
+        "test_transfer_allowance", "test_transfer_network",
     },
 }  # fmt: skip
 """What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""
-
-
-def pytest_make_parametrize_id(val: object) -> str | None:
-    """Where something lies in memory is no name: two processes that share the tests must call them the same."""
-    shown = repr(val)
-    return re.sub(r" at 0x[0-9a-f]+", "", shown) if " at 0x" in shown else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

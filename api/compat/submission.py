@@ -14,6 +14,7 @@ from api.compat.credentials import Overrides
 from api.compat.decoding import Reader
 from api.compat.lenient import Flag, Positive, Whole
 from api.compat.targets import VoiceTarget, aimed
+from common.catalog.registry import HUBS as HUB_PLUGINS
 from common.planning import Wish
 from common.vocabulary import ModelType, Precision, Priority
 

@@ -32,6 +32,7 @@ from tests.fakes.faults import (
 from tests.fakes.huggingface import FakeHuggingFace
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.traffic import Match
+from tests.names import plainly
 from worker.hubs.huggingface import HuggingFaceHub
 
 TOKEN = "hf_0123456789abcdef"
@@ -194,7 +195,7 @@ class TestCollections:
         with pytest.raises(InvalidParameters, match="stands alone"):
             listed(fake, collection=SLUG, author="acme")
 
-    @pytest.mark.parametrize("document", [[], {}, {"items": 5}, {"items": [{}]}, {"items": [5]}, None], ids=str)
+    @pytest.mark.parametrize("document", [[], {}, {"items": 5}, {"items": [{}]}, {"items": [5]}, None], ids=plainly)
     def test_an_answer_without_sense_is_trouble(self, fake: FakeHuggingFace, document: object) -> None:
         fake.add_fault(Fault(kind=RewriteJson(lambda _: document), match=Match("/api/collections/*")))
         with pytest.raises(HubUnavailable):
@@ -217,7 +218,7 @@ class TestTrouble:
             (RewriteJson(lambda _: "text"), HubUnavailable),
             (RewriteJson(lambda _: [5]), HubUnavailable),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_each_kind_has_its_own_error(
         self, fake: FakeHuggingFace, collection: str | None, kind: FaultKind, error: type[StageError]
@@ -286,7 +287,7 @@ class TestTokens:
             (RewriteJson(lambda _: []), HubUnavailable),
             (Drop(), HubUnavailable),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_trouble_is_no_verdict(self, fake: FakeHuggingFace, kind: FaultKind, error: type[StageError]) -> None:
         fake.add_fault(Fault(kind=kind, match=Match("/api/whoami-v2")))

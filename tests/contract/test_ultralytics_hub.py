@@ -52,6 +52,7 @@ from tests.fakes.faults import (
 )
 from tests.fakes.traffic import Match
 from tests.fakes.ultralytics_assets import PICTURES, FakeUltralyticsAssets
+from tests.names import plainly
 from worker.hubs.ultralytics import UltralyticsHub
 
 NANO = bytes(range(256)) * 5000
@@ -330,7 +331,7 @@ class TestFaultsOfTheApi:
             (RewriteJson(lambda _: []), SourceUnsafe),
             (SetHeader("Content-Encoding", "gzip"), SourceUnsafe),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_each_has_its_code(self, fake: FakeUltralyticsAssets, kind: FaultKind, error: type[StageError]) -> None:
         trouble(fake, kind, "api")
@@ -384,7 +385,7 @@ class TestFetching:
             (Status(404), SourceNotFound),
             (RedirectTo("http://169.254.169.254/x"), SourceUnsafe),
         ],
-        ids=str,
+        ids=plainly,
     )
     def test_each_refusal_of_a_file_has_its_code(
         self, fake: FakeUltralyticsAssets, attempt: LocalAttempt, kind: FaultKind, error: type[StageError]
