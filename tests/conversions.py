@@ -26,7 +26,7 @@ from common.plugins import Access, Allowance, Converter, Dossier, Order, Policy,
 from common.spec import Evidence, Progress, Source, Target
 from common.vocabulary import Format, ModelType, Phase, Precision
 
-PATIENCE_S = 100.0
+PATIENCE_S = 240.0
 
 _TRUST = "MODELFERRY_TRUST_REMOTE_CODE"
 _PICKLES = "MODELFERRY_ALLOW_PICKLE"
