@@ -432,5 +432,5 @@ class Internal(PermanentError):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether this is how an operating system says that a volume or a quota has no room."""
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    """Whether this is how an operating system says that there is no room: on a volume, in a quota, or for one file."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -54,6 +54,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What else the conversion reads: folder below the source -> the name of a model of the same hub."""
     facts: dict[str, str] = {}
     """For people: the task, the architecture, what will do the work."""
+    certain: bool = True
+    """Whether the small files say that the source fits. Where they do not, only its weights can tell."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

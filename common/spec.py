@@ -14,6 +14,7 @@ MANIFEST_NAME = ".modelferry.json"
 _HEX_LENGTH = {DigestAlgorithm.SHA256: 64, DigestAlgorithm.SHA384: 96, DigestAlgorithm.GIT_SHA1: 40}
 _MAX_PART_BYTES = 255
 _MAX_PATH_BYTES = 1024
+_LARGEST_FILE_BYTES = 8 * 1024**4
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +40,10 @@ class RemoteFile(Spec, frozen=True):
     size: int | None
     digest: Digest | None
     url: str
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 0 <= self.size <= _LARGEST_FILE_BYTES:
+            raise SourceUnsafe(f"The hub lists an impossible size for {self.path[:200]!r}")
 
 
 class Source(Spec, frozen=True):
@@ -210,7 +215,7 @@ def check_file_path(path: str) -> str:
         raise SourceUnsafe(_unsafe(path))
     if len(path.encode("utf-8")) > _MAX_PATH_BYTES or PurePosixPath(path).is_absolute():
         raise SourceUnsafe(_unsafe(path))
-    if parts[0] in {".modelferry", ".cache"} or parts[-1] == MANIFEST_NAME:
+    if parts[0].casefold() in {".modelferry", ".cache"} or parts[-1].casefold() == MANIFEST_NAME:
         raise SourceUnsafe(_unsafe(path))
     return path
 

@@ -28,6 +28,9 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the request brought for the hub, instead of the operator's own."""
     limits: TransferLimits
 
+    def __repr__(self) -> str:
+        return f"StageRequest({self.kind} {self.stage_id}.{self.attempt})"
+
 
 class Advanced(msgspec.Struct, frozen=True, kw_only=True, tag="advanced"):
     """The child got further."""

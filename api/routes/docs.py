@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from litestar import MediaType, Request, Response, get
+from litestar.exceptions import InternalServerException
 from litestar.static_files import create_static_files_router
+from litestar.status_codes import HTTP_404_NOT_FOUND
+
+from api.wire import Problem
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -13,8 +17,19 @@ _OWN_ORIGIN_ONLY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+
+def _nothing_there(_request: Request[Any, Any, Any], _error: Exception) -> Response[Problem]:
+    """A path that no file can have, such as one with a NUL, is refused by the file system, and not by the router."""
+    return Response(Problem(detail="Not Found"), status_code=HTTP_404_NOT_FOUND)
+
+
 static_files = create_static_files_router(
-    path="/static", directories=[STATIC], include_in_schema=False, name="static", cache_control=None
+    path="/static",
+    directories=[STATIC],
+    include_in_schema=False,
+    name="static",
+    cache_control=None,
+    exception_handlers={ValueError: _nothing_there, InternalServerException: _nothing_there},
 )
 
 

@@ -8,6 +8,8 @@ from common.plugins import ConfigKey, HubPlugin
 from common.spec import Spec, check_file_path
 from common.vocabulary import Format
 
+_SPACES = r"\u00a0\u2000-\u200a\u3000"
+"""Spaces that the pattern's own word for them does not mean."""
 _NO_PART = (
     r"/\\\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff"
     r"\u2044\u2215\u2216\u2571\u2572\u29f5\u29f8\u29f9\ufe68\uff0f\uff3c"
@@ -65,7 +67,7 @@ GETI = HubPlugin(
     # What is exported as OpenVINO is complete; there is nothing here for a converter to read.
     formats=frozenset({Format.PYTORCH, Format.ARCHIVE}),
     implementation="worker.hubs.geti:GetiHub",
-    name_pattern=rf"[^\s.{_NO_PART}-](?:[^{_NO_PART}]{{0,126}}[^\s.{_NO_PART}])?",
+    name_pattern=rf"[^\s{_SPACES}.{_NO_PART}-](?:[^{_NO_PART}]{{0,126}}[^\s{_SPACES}.{_NO_PART}])?",
     settings=frozenset(
         {
             "GETI_HOST",

@@ -174,13 +174,18 @@ def converted(plans: SimpleNamespace) -> Path:
     return Path(job["path"])
 
 
-def offered(hub: FakeHuggingFace, name: str, converted: Path, made_of: str | None) -> None:
+def offered(hub: FakeHuggingFace, name: str, converted: Path, made_of: str | None, *, bits: int | None = 8) -> None:
     """What Intel's organisation at the hub would hold."""
     files: dict[str, bytes | Path] = {
         path.relative_to(converted).as_posix(): path.read_bytes()
         for path in converted.rglob("*")
         if path.is_file() and path.name not in {".modelferry.json", "graph.pbtxt", "README.md"}
     }
+    # As most of them say it; where nothing is said, nothing is pulled.
+    told = json.loads(bytes(files["openvino_config.json"])) if "openvino_config.json" in files else None
+    if told is not None and bits is not None:
+        told["quantization_config"]["default_config"]["bits"] = bits
+        files["openvino_config.json"] = json.dumps(told).encode()
     base = "" if made_of is None else f"base_model:\n- {made_of}\n"
     files["README.md"] = f"---\nlicense: apache-2.0\n{base}---\n".encode()
     hub.add_repo(name, files)
@@ -216,6 +221,7 @@ def test_case_62_the_very_model_in_the_very_precision_is_pulled(
         ("with-options", "intel/with-options", {"sym": True}, {}),
         ("with-revision", "intel/with-revision", {}, {"revision": "main"}),
         ("other-precision", "intel/other-precision", {"precision": "fp16"}, {}),
+        ("untold", "intel/untold", {}, {}),
     ],
 )
 def test_what_is_not_exactly_the_same_is_converted(
@@ -230,7 +236,8 @@ def test_what_is_not_exactly_the_same_is_converted(
     plans.hub.add_directory(f"intel/{name}", tiny.llama)
     for precision in ("int8", "fp16"):
         # What is called fp16 here holds int8: its own openvino_config.json says so.
-        offered(plans.hub, f"OpenVINO/{name}-{precision}-ov", converted, made_of)
+        bits = None if name == "untold" else 8
+        offered(plans.hub, f"OpenVINO/{name}-{precision}-ov", converted, made_of, bits=bits)
     (plan,) = planned(plans, {**conversion(f"intel/{name}", **config), **more})
     assert (plan["status"], plan["mode"]) == ("planned", "convert"), plan
     assert "pulled_from" not in plan

@@ -24,7 +24,7 @@ MODEL = {"config.json": b"{}", "model.safetensors": bytes(10_000)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=100, help="how many requests are made up for each operation")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run")  # noqa: S311
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, FakeHuggingFace() as hub:
         hub.add_repo("org/model", MODEL)

@@ -41,6 +41,9 @@ _RELEASE = re.compile(r"v\d{1,4}\.\d{1,4}\.\d{1,4}", re.ASCII)
 _PAGE = 100
 _MOST_ASSETS = 10_000
 _LONGEST_WAIT_S = 3600.0
+_MOST_FILE_BYTES = 4 * 1024**3
+"""Larger than any file of these releases."""
+_LENGTH = re.compile(r"\d{1,15}", re.ASCII)
 
 # These pictures lie at neither of the two releases. Who offers them offers no digest; they have not changed since 2017.
 _COCO = "http://images.cocodataset.org/zips/val2017.zip"
@@ -114,7 +117,8 @@ class UltralyticsHub:
 
     def fetch(self, manifest: Manifest, options: UltralyticsOptions, attempt: Attempt) -> None:  # noqa: ARG002 - resolved
         """Bring the files of the manifest, and nothing else: what is done with them is the converter's."""
-        bring(manifest.files, attempt, classify=_refusal, network=self._access.network)
+        most_bytes = len(manifest.files) * _MOST_FILE_BYTES
+        bring(manifest.files, attempt, classify=_refusal, network=self._access.network, most_bytes=most_bytes)
 
     def list(self, query: ListQuery) -> ListPage:
         """The official models whose names hold the text that is searched for. Asks nobody."""
@@ -171,10 +175,10 @@ class UltralyticsHub:
             raise SourceNotFound(f"The mirror answered {reply.status} for {tag}/{name}")
         length = reply.headers.get("content-length", "")
         etag = reply.headers.get("etag") or reply.headers.get("last-modified")
-        return _Asset(name=name, size=int(length) if length.isdecimal() else None, etag=etag)
+        return _Asset(name=name, size=int(length) if _LENGTH.fullmatch(length) else None, etag=etag)
 
     def _remote_file(self, asset: _Asset, tag: str, path: str) -> RemoteFile:
-        if asset.size is not None and asset.size < 0:
+        if asset.size is not None and not 0 <= asset.size <= _MOST_FILE_BYTES:
             raise SourceUnsafe(f"The hub lists an impossible size for {asset.name}")
         return RemoteFile(
             path=check_file_path(path),

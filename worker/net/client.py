@@ -21,10 +21,14 @@ from worker.net.waits import wished_wait
 _CONNECT_S = 10.0
 _SILENCE_S = 30.0
 _CALL_S = 120.0
-_MOST_BYTES = 64 * 1024 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+_MOST_VALUES = 500_000
 _MOST_CALLS = 1000
 _READ_BYTES = 256 * 1024
 _ABORT_EVERY_S = 0.1
+
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are no JSON, or not the JSON that was wanted: a hub may send anything."""
 
 Classify = Callable[[int, Mapping[str, str]], StageError | None]
 """What a hub means by a status of 4xx and its headers (in lower case). None leaves it to the caller."""
@@ -40,11 +44,18 @@ class Reply:
     url: str
 
     def json(self) -> Any:
-        """The body as JSON. Raises HubUnavailable where it is none."""
+        """The body as JSON. Raises HubUnavailable where it is none, and SourceUnsafe as `check_extent` does."""
+        check_extent(self.body)
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NO_JSON as error:
             raise HubUnavailable("The hub's answer is no JSON") from error
+
+
+def check_extent(body: bytes) -> None:
+    """Raise SourceUnsafe where JSON holds so many values that they would fill the memory, short as their text is."""
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
+        raise SourceUnsafe("The hub's answer holds far too many values")
 
 
 class HubClient:

@@ -108,7 +108,9 @@ class Answer:
     @property
     def span(self) -> tuple[int, int, int | None] | None:
         """What a Content-Range says: start, stop and total, None for an unknown total."""
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", self.headers.get("Content-Range", "").strip())
+        found = re.fullmatch(
+            r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", self.headers.get("Content-Range", "").strip()
+        )
         if found is None:
             return None
         return int(found[1]), int(found[2]) + 1, None if found[3] == "*" else int(found[3])
@@ -116,7 +118,7 @@ class Answer:
     @property
     def total(self) -> int | None:
         """How long a 416 says that the file is."""
-        found = re.fullmatch(r"bytes \*/(\d+)", self.headers.get("Content-Range", "").strip())
+        found = re.fullmatch(r"bytes \*/(\d{1,18})", self.headers.get("Content-Range", "").strip())
         return int(found[1]) if found else None
 
     def read_into(self, view: memoryview) -> int:

@@ -18,8 +18,8 @@ def wished_wait(headers: Mapping[str, str] | email.message.Message, now: Clock =
     if re.fullmatch(r"\d+(\.\d+)?", asked):
         waits.append(float(asked))
     elif asked:
-        # No date, or one without a zone, is as good as no wish.
-        with suppress(TypeError, ValueError):
+        # No date, one without a zone, or one that no calendar has is as good as no wish.
+        with suppress(TypeError, ValueError, OverflowError):
             waits.append((parsedate_to_datetime(asked) - now()).total_seconds())
     return min(max(0.0, *waits), _LONGEST_WAIT_S) if waits else None
 

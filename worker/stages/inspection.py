@@ -79,6 +79,9 @@ def _find_ready_made(fetch: FetchWork, aim: Aim, hub: Hub[Any], tools: Tools) ->
     if made_of != [fetch.source.name.casefold()]:
         log.info("pull.other_model", extra={"repository": aim.ready_made, "made_of": ",".join(made_of)})
         return None
+    if found.finding is not None and not found.finding.certain:
+        log.info("pull.untold", extra={"repository": aim.ready_made})
+        return None
     return replace(found, ready_made=True)
 
 

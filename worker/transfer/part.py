@@ -122,7 +122,7 @@ class Part:
 
     def save(self, ranges: Iterable[tuple[int, int]], size: int | None) -> None:
         """Write down what has arrived. It is a rename, so a crash leaves the old journal or the new one."""
-        _write_journal(self._journal, Journal(inode=self._inode, size=size, ranges=tuple(ranges)))
+        self._note(Journal(inode=self._inode, size=size, ranges=tuple(ranges)))
 
     def retire(self, sha256: str | None) -> None:
         """Forget the journal of a part that has gone to the content store.
@@ -132,7 +132,7 @@ class Part:
         if sha256 is None:
             self._journal.unlink(missing_ok=True)
         else:
-            _write_journal(self._journal, Journal(sha256=sha256))
+            self._note(Journal(sha256=sha256))
 
     def discard(self) -> None:
         """Remove the part. Its journal may stay: it will fit no other part."""
@@ -141,6 +141,13 @@ class Part:
     def close(self) -> None:
         """Let others have the part."""
         os.close(self._fd)
+
+    def _note(self, journal: Journal) -> None:
+        # Once this part has gone to the content store, another transfer may be at the next one of the same key.
+        fresh = self._journal.with_suffix(f".{self._inode}.new")
+        with _disk_full(self.path):
+            fresh.write_bytes(msgspec.json.encode(journal))
+            fresh.replace(self._journal)
 
 
 def claim(folder: Path, key: str) -> Part | None:
@@ -201,13 +208,6 @@ def _disk_full(path: Path) -> Iterator[None]:
 
 def _journal_path(part: Path) -> Path:
     return part.with_suffix(".json")
-
-
-def _write_journal(path: Path, journal: Journal) -> None:
-    fresh = path.with_suffix(".json.new")
-    with _disk_full(path):
-        fresh.write_bytes(msgspec.json.encode(journal))
-        fresh.replace(path)
 
 
 def _lock(fd: int) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from common.catalog.openvino.capabilities import route
 from common.catalog.openvino.detection import Nature, detect
-from common.catalog.openvino.ready_made import precision_told
+from common.catalog.openvino.ready_made import is_untold, precision_told
 from common.catalog.openvino.rules import complete
 from common.catalog.openvino.weights import is_pickled
 from common.errors import InvalidParameters, InvalidSpec, PickleRefused, RemoteCodeRefused
@@ -54,7 +54,8 @@ def examine(dossier: Dossier, target: Target, options: Mapping[str, object], pol
         recipe["profile"] = route(wanted, None if asked is None else str(asked), policy.profiles)
         facts |= {name: str(recipe[name]) for name in ("task", "library", "profile")}
     companions = _companions(nature, dossier, recipe)
-    return Finding(model_type=nature.model_type, options=recipe, companions=companions, facts=facts)
+    certain = nature.form != "openvino" or not is_untold(dossier)
+    return Finding(model_type=nature.model_type, options=recipe, companions=companions, facts=facts, certain=certain)
 
 
 def _companions(nature: Nature, dossier: Dossier, recipe: dict[str, object]) -> dict[str, str]:

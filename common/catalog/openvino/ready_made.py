@@ -44,9 +44,16 @@ def precision_told(dossier: Dossier) -> Precision | None:
     return next((Precision(word) for word in [*words, str(config.get("dtype"))] if word in set(Precision)), None)
 
 
+def is_untold(dossier: Dossier) -> bool:
+    """Whether a converted model was quantised, and its own words do not say to what."""
+    config = dossier.documents.get(CONFIG)
+    quantised = isinstance(config, Mapping) and isinstance(config.get("quantization_config"), Mapping)
+    return quantised and precision_told(dossier) is None
+
+
 def _told_by(part: Mapping[object, object]) -> object:
     if part.get("dtype"):
         return part["dtype"]
-    # What is left out is upstream's default, which is 8.
-    bits = part.get("bits", 8 if "quant_method" in part else None)
+    # Upstream leaves out the bits of a plain recipe, be it of 4 or of 8: then only the weights themselves can tell.
+    bits = part.get("bits")
     return {4: Precision.INT4, 8: Precision.INT8}.get(bits) if isinstance(bits, int) else None

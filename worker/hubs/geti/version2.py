@@ -129,7 +129,7 @@ def _trained(found: Document) -> Trained:
     return Trained(
         id=identifier(found.get("id")),
         name=text(found.get("name")),
-        version=str(version) if isinstance(version, int) else None,
+        version=str(version) if type(version) is int else None,
         created=created if isinstance(created, str) else None,
         document=found,
     )
@@ -155,7 +155,7 @@ def _is_purged(found: Document) -> bool:
 
 def _is_ready(found: Document) -> bool:
     """Whether there are weights. Of base models not every release tells how their training went."""
-    return found.get("model_status") in {None, _SUCCESS} and not _is_purged(found)
+    return found.get("model_status") in (None, _SUCCESS) and not _is_purged(found)
 
 
 def _variant(found: Document, model: str, project: Project, group: Group) -> Variant:

@@ -41,7 +41,7 @@ class Geti3:
         for one in documents(answer(self._client.get(f"{PROJECTS}/{project.id}/models"))):
             training = one.get("training_info")
             told = training if isinstance(training, dict) else {}
-            if one.get("files_deleted") or told.get("status") not in {None, _TRAINED}:
+            if one.get("files_deleted") or told.get("status") not in (None, _TRAINED):
                 continue
             ended = told.get("end_time")
             trained = Trained(

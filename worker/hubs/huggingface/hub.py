@@ -28,7 +28,11 @@ _DEFAULT_ENDPOINT = "https://huggingface.co"
 _MOST_FILES = 10_000
 _MOST_CALLS = 200
 """So many calls list more files than are allowed; a listing that needs more has no end."""
-_MOST_BYTES = 32 * 1024 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+_MOST_FILE_BYTES = 8 * 1024**4
+"""Larger than any file of a model."""
+_MOST_WORDS = 200
+_MOST_BASES = 100
 
 
 class HuggingFaceHub:
@@ -51,6 +55,7 @@ class HuggingFaceHub:
                 self._knock(api, name, source, gated=bool(info.gated))
             listing = api.list_repo_tree(name, revision=commit, recursive=True, token=False)
             entries = [entry for entry in islice(listing, 2 * _MOST_FILES) if isinstance(entry, RepoFile)]
+            licence, made_of = _licence(info), _made_of(info)
         if len(entries) > _MOST_FILES:
             raise SourceUnsafe(f"'{source.name}' holds more than {_MOST_FILES} files")
         files = [self._remote_file(entry, name, commit) for entry in entries]
@@ -61,8 +66,8 @@ class HuggingFaceHub:
             revision=commit,
             format=kind,
             files=tuple(file for file in files if file.path in chosen),
-            licence=_licence(info),
-            made_of=_made_of(info),
+            licence=licence,
+            made_of=made_of,
         )
 
     def fetch(self, manifest: Manifest, options: HuggingFaceOptions, attempt: Attempt) -> None:  # noqa: ARG002 - chosen
@@ -114,7 +119,7 @@ class HuggingFaceHub:
         except HfHubHTTPError as error:
             refused = error.response.status_code in {401, 403}
             if gated and refused and not isinstance(from_library(error, source.name), TokenInvalid):
-                raise gated_source(source.name) from error
+                raise gated_source(source.name) from None
             if refused or error.response.headers.get("X-Error-Code") is not None:
                 raise
             # A mirror that does not know this call. The files themselves will tell.
@@ -125,7 +130,7 @@ class HuggingFaceHub:
             size, digest = entry.lfs.size, Digest(algorithm=DigestAlgorithm.SHA256, value=str(entry.lfs.sha256))
         else:
             size, digest = entry.size, Digest(algorithm=DigestAlgorithm.GIT_SHA1, value=str(entry.blob_id))
-        if not isinstance(size, int) or size < 0:
+        if type(size) is not int or not 0 <= size <= _MOST_FILE_BYTES:
             raise SourceUnsafe(f"The hub lists an impossible size for {path}")
         url = f"{self._endpoint}/{quote(name)}/resolve/{commit}/{quote(path)}"
         return RemoteFile(path=path, size=size, digest=digest, url=url)
@@ -137,12 +142,19 @@ def _licence(info: ModelInfo) -> str | None:
     if isinstance(named, list):
         named = ", ".join(map(str, named))
     tagged = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-    return str(named) if named else next(iter(tagged), None)
+    return _plain(named) if named else next(map(_plain, tagged), None)
 
 
 def _made_of(info: ModelInfo) -> tuple[str, ...]:
     named = info.card_data.get("base_model") if info.card_data is not None else None
-    return tuple(str(name) for name in (named if isinstance(named, list) else [named] if named else []))
+    return tuple(
+        _plain(name) for name in (named if isinstance(named, list) else [named] if named else [])[:_MOST_BASES]
+    )
+
+
+def _plain(word: object) -> str:
+    """A word of a card as it may be stored and shown: not endless, and of printable characters."""
+    return "".join(char if char.isprintable() else " " for char in str(word)[:_MOST_WORDS])
 
 
 _contract: type[Hub[HuggingFaceOptions]] = HuggingFaceHub

@@ -11,6 +11,7 @@ from huggingface_hub.utils._http import default_client_factory
 from common.errors import HubUnavailable, SourceNotFound, StageError
 from worker.hubs.huggingface.refusals import refusal
 from worker.net import HubClient
+from worker.net.client import check_extent
 
 _PASSED_ON = frozenset({"accept", "content-type", "user-agent"})
 """What the library may tell a hub. Its token is not among it: our client shows that, to the hub itself alone."""
@@ -32,19 +33,22 @@ def library(client: HubClient, endpoint: str) -> Iterator[HfApi]:
 
 @contextmanager
 def errors_about(name: str) -> Iterator[None]:
-    """Turn what the library raises into our errors, by type and by the hub's own codes."""
+    """Turn what the library raises into our errors, by type and by the hub's own codes.
+
+    They do not name the library's errors as their cause: those repeat what the hub has said, which may be the token.
+    """
     try:
         yield
     except HfHubHTTPError as error:
-        raise from_library(error, name) from error
+        raise from_library(error, name) from None
     except HFValidationError as error:
         raise SourceNotFound(f"'{name}' cannot be the name of a model at this hub") from error
     except OfflineModeIsEnabled as error:
         raise HubUnavailable("HF_HUB_OFFLINE forbids to ask the hub") from error
     except httpx.HTTPError as error:
         raise HubUnavailable(f"The hub cannot be reached: {type(error).__name__}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HubUnavailable(f"The hub's answer about '{name}' makes no sense") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise HubUnavailable(f"The hub's answer about '{name}' makes no sense") from None
 
 
 def from_library(error: HfHubHTTPError, name: str) -> StageError:
@@ -64,4 +68,5 @@ class _Through(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
         reply = self._client.ask(request.method, str(request.url), headers=headers, document=request.read() or None)
+        check_extent(reply.body)
         return httpx.Response(reply.status, headers=dict(reply.headers), content=reply.body, request=request)

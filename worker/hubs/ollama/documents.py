@@ -7,6 +7,7 @@ import msgspec
 from common.errors import HubUnavailable, SourceUnsafe, UnsupportedModel
 from common.spec import Digest
 from common.vocabulary import DigestAlgorithm
+from worker.net import NO_JSON
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -84,7 +85,7 @@ def read_manifest(body: bytes, name: str) -> Document:
     try:
         _check_form(msgspec.json.decode(body, type=_Form), name)
         document = msgspec.json.decode(body, type=Document)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NO_JSON as error:
         raise HubUnavailable(f"The registry's answer about '{name}' is no manifest") from error
     contents = document.contents
     _check_sizes(contents)
@@ -101,7 +102,7 @@ def without_model(config: bytes, name: str) -> UnsupportedModel:
     """Why a model without weights cannot be fetched, by its own configuration."""
     try:
         elsewhere = bool(msgspec.json.decode(config, type=_Config).remote_host)
-    except (msgspec.DecodeError, RecursionError):
+    except NO_JSON:
         elsewhere = False
     if elsewhere:
         return UnsupportedModel(f"'{name}' runs in a cloud only: its registry has no weights to fetch", hint=_HINT)

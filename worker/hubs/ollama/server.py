@@ -26,7 +26,7 @@ from common.spec import Manifest, Progress, RemoteFile, Source
 from common.vocabulary import Format, Phase
 from worker.hubs.ollama.lines import Lines
 from worker.hubs.ollama.tokens import HINT_NAME
-from worker.net import HubClient, Network, Origin
+from worker.net import NO_JSON, HubClient, Network, Origin
 from worker.net.connection import Question
 
 NOTE = "ollama.json"
@@ -36,6 +36,7 @@ _QUIET_S = 3600.0
 """How long the server may say nothing while it checks what it has pulled: it reads all of it."""
 _MOST_LAYERS = 1000
 _MOST_WORDS = 200
+_MOST_SAID = 2000
 _HINT_KEY = "Check the name, and whether the server's own key may read the model."
 _ADDRESS = re.compile(r"\w+://\S+")
 
@@ -122,7 +123,7 @@ class Server:
             reply = client.get("api/tags")
         try:
             tags = msgspec.json.decode(reply.body, type=_Tags)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NO_JSON as error:
             raise HubUnavailable("The Ollama server does not tell which models it has") from error
         for entry in tags.models or []:
             if _means(entry.name or entry.model, name):
@@ -158,7 +159,7 @@ class _Pull:
         """Take in one line. Raises StageError where it tells of a failure."""
         try:
             event = msgspec.json.decode(line, type=_Event)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NO_JSON as error:
             raise HubUnavailable("The Ollama server does not speak as one") from error
         if event.error:
             raise _failure(self._name, event.error)
@@ -173,7 +174,7 @@ class _Pull:
         """What a status means with which the server answers instead of pulling."""
         try:
             said = msgspec.json.decode(line, type=_Event).error
-        except (msgspec.DecodeError, RecursionError):
+        except NO_JSON:
             said = ""
         if status == 429:
             return RateLimited("The Ollama server asks for fewer requests (429)")
@@ -261,5 +262,7 @@ def _failure(name: str, said: str) -> StageError:
 
 def _quoted(said: str) -> str:
     """The server's own words, for people: short, printable, and without addresses, which may be signed."""
-    words = "".join(char if char.isprintable() else " " for char in _ADDRESS.sub("...", said)[:_MOST_WORDS]).strip()
+    words = "".join(
+        char if char.isprintable() else " " for char in _ADDRESS.sub("...", said[:_MOST_SAID])[:_MOST_WORDS]
+    ).strip()
     return f": it says '{words}'" if words else ""

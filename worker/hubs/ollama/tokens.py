@@ -10,7 +10,8 @@ from worker.net import Credential, HubClient, Origin
 HINT_NAME = "Check the spelling of the name, and the tags on the model's page at its registry."
 HINT_PUBLIC = "Only public models can be pulled here. Check the name, or pull a private model with Ollama itself."
 
-_PARAMETER = re.compile(r'(\w+)="([^"\\]{0,2000})"')
+# A word is looked for at its start only: a long one would be tried again at each of its letters.
+_PARAMETER = re.compile(r'\b(\w{1,40})="([^"\\]{0,2000})"')
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
 
 

@@ -20,12 +20,13 @@ from common.errors import (
     SourceUnsafe,
     StageError,
 )
-from worker.net import HubClient
+from worker.net import NO_JSON, HubClient
 
 _GITHUB = "https://github.com"
 _GITHUB_API = "https://api.github.com"
 _GITHUB_RAW = "https://raw.githubusercontent.com"
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_REVISION = re.compile(r"[\w./+@-]{1,200}", re.ASCII)
 _PLAIN_FILES = frozenset({"100644", "100755"})
 _QUOTA_S = 3600.0
 _QUOTA_HINT = (
@@ -89,6 +90,9 @@ class _Tree(msgspec.Struct, frozen=True):
 
 def commit_of(api: HubClient, revision: str) -> str:
     """The commit that a branch, a tag or a commit's name means. Raises StageError."""
+    if not _REVISION.fullmatch(revision) or {"", ".", ".."} & set(revision.split("/")):
+        # Whoever asks for it would ask for another address.
+        raise RevisionNotFound(f"The Pipeline Zoo has no revision {revision[:100]!r}")
     reply = api.get(f"commits/{quote(revision)}", headers={"Accept": "application/vnd.github.sha"})
     if reply.status in {409, 422}:
         raise RevisionNotFound(f"The Pipeline Zoo has no revision '{revision[:100]}'")
@@ -105,7 +109,7 @@ def files_of(api: HubClient, revision: str) -> list[Entry]:
         raise HubUnavailable(f"The Pipeline Zoo answered {reply.status} when asked for its files")
     try:
         listing = msgspec.json.decode(reply.body, type=_Tree)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NO_JSON as error:
         raise HubUnavailable("The Pipeline Zoo's list of files makes no sense") from error
     if listing.truncated:
         raise SourceUnsafe(

@@ -27,7 +27,12 @@ _ALL = "all"
 _NAME = re.compile(PIPELINE_ZOO.name_pattern, re.ASCII)
 _LICENCE = re.compile(r"(LICEN[SC]E|COPYING)(\.(md|txt))?", re.IGNORECASE)
 _MOST_LICENCE_BYTES = 256 * 1024
-_MOST_BYTES = 64 * 1024 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+_MOST_FILE_BYTES = 8 * 1024**4
+"""Larger than any file of a model."""
+_LENT_S = 60.0
+_MOST_LOANS = 10
+"""So many times in a row addresses may end that were not even good for `_LENT_S`."""
 
 _Models = dict[str, list[Entry]]
 
@@ -69,14 +74,18 @@ class PipelineZooHub:
 
     def fetch(self, manifest: Manifest, options: PipelineZooOptions, attempt: Attempt) -> None:  # noqa: ARG002
         """Bring the files. Where the large ones are is asked now, and again when those addresses have expired."""
+        short_loans = 0
         while True:
             attempt.checkpoint()
+            borrowed_at = time.monotonic()
             loan = self._borrow(manifest.files, attempt)
             files = [_at(file, loan) for file in manifest.files]
             try:
                 bring(files, attempt, loan.credential, network=self._reach(), trusted=False)
             except (SourcePrivateOrMissing, SourceNotFound):
-                if time.monotonic() < loan.good_until:
+                now = time.monotonic()
+                short_loans = short_loans + 1 if now - borrowed_at < _LENT_S else 0
+                if now < loan.good_until or short_loans > _MOST_LOANS:
                     raise
             else:
                 return
@@ -111,6 +120,8 @@ class PipelineZooHub:
         pointer = read_pointer(content_of(client, url, entry)) if size <= MOST_POINTER_BYTES else None
         if pointer is not None:
             size, digest = pointer.size, Digest(algorithm=DigestAlgorithm.SHA256, value=pointer.oid)
+        if size > _MOST_FILE_BYTES:
+            raise SourceUnsafe(f"The Pipeline Zoo lists an impossible size for {entry.path[:200]!r}")
         return RemoteFile(path=check_file_path(path), size=size, digest=digest, url=url)
 
     def _licence(self, client: HubClient, commit: str, entries: Sequence[Entry], chosen: _Models) -> str | None:

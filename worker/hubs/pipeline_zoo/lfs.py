@@ -15,7 +15,7 @@ from common.errors import (
     SourceUnsafe,
     StageError,
 )
-from worker.net import Credential, HubClient, Origin
+from worker.net import NO_JSON, Credential, HubClient, Origin
 
 MOST_POINTER_BYTES = 1023
 """No pointer is longer; of most files nobody has to ask whether they are one."""
@@ -27,6 +27,7 @@ _MEDIA_TYPE = "application/vnd.git-lfs+json"
 _AT_ONCE = 100
 _LIFE_S = 900.0
 """How long an address is used of which the server does not say how long it lives."""
+_LONGEST_LIFE_S = 7 * 24 * 3600
 _HARMLESS = frozenset({"accept", "user-agent"})
 
 
@@ -84,7 +85,7 @@ def borrow(client: HubClient, repository: str, wanted: Sequence[Pointer]) -> Loa
     for start in range(0, len(wanted), _AT_ONCE):
         some = wanted[start : start + _AT_ONCE]
         actions |= _actions(_ask(client, repository, some), some)
-    lives = [_LIFE_S if action.expires_in is None else action.expires_in for action in actions.values()]
+    lives = [_life_s(action) for action in actions.values()]
     return Loan(
         urls={oid: _checked(action.href, repository) for oid, action in actions.items()},
         credential=_credential(list(actions.values())),
@@ -105,7 +106,7 @@ def _ask(client: HubClient, repository: str, wanted: Sequence[Pointer]) -> _Answ
         raise HubUnavailable(f"The server of the large files answered {reply.status}")
     try:
         answer = msgspec.json.decode(reply.body, type=_Answer)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NO_JSON as error:
         raise HubUnavailable("The answer of the server of the large files makes no sense") from error
     if answer.transfer != "basic" or answer.hash_algo != "sha256":
         raise HubUnavailable("The server of the large files does not speak the protocol's basic form")
@@ -136,6 +137,10 @@ def _trouble(code: int) -> StageError:
     if code in {401, 403}:
         return SourcePrivateOrMissing("The server of the large files refuses one that the repository lists")
     return HubUnavailable(f"The server of the large files answered {code} for one of them")
+
+
+def _life_s(action: _Action) -> float:
+    return _LIFE_S if action.expires_in is None else min(max(0, action.expires_in), _LONGEST_LIFE_S)
 
 
 def _checked(url: str, repository: str) -> str:

@@ -1,0 +1,1 @@
+"""Every acceptance case of the contract, by its number, against a running service."""
