@@ -1,5 +1,6 @@
 """Parts: what has arrived, and what of it can be believed after a crash."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -131,3 +132,24 @@ def test_a_journal_is_small(part: Part) -> None:
     text = part.path.with_suffix(".json").read_bytes()
     assert msgspec.json.decode(text) == {"inode": inode, "size": 100, "ranges": [[0, 8], [16, 24]]}
     part.close()
+
+
+def test_transfers_that_follow_each_other_over_one_key_spoil_no_journal(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_bring_often, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+
+
+def _bring_often(folder: Path) -> None:
+    """What a transfer of a small file does with its part, over and over."""
+    for _ in range(400):
+        part = claim(folder, KEY)
+        if part is not None:
+            part.save([(0, 1)], 2)
+            part.discard()
+            part.retire("a" * 64)
+            part.close()
