@@ -219,6 +219,7 @@ def _proofs(
     Two are looked at together, the largest beside the smallest: to compile one does not keep two cores busy, and
     memory is enough for the model that they were made of.
     """
+    attempt.checkpoint()
     # A comparison with the source loads that, too; one of them at a time.
     single = len(made) == 1 or any(one.order.options.verify for one in made)
     at_once = 1 if single else _PROOFS_AT_ONCE
