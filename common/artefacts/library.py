@@ -58,6 +58,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     edited: tuple[str, ...] = ()
     """Files that were changed in place, and are there to be."""
 
+_LOOKS = 4
+
 
 class _Seen(NamedTuple):
     """A manifest, and by what it is known again as the same file."""
@@ -118,8 +120,7 @@ class Library:
         waiting = [("", False)]
         while waiting:
             folder, inside = waiting.pop()
-            files, folders = _entries(f"{root}/{folder}")
-            model = self._published(folder, seen) if folder and MANIFEST_NAME in files else None
+            files, folders, model = self._look(folder, f"{root}/{folder}", seen)
             if model is not None:
                 yield model
                 continue
@@ -128,6 +129,21 @@ class Library:
                 # Its folders are part of it, but what lies loose in MODELS_DIR has nothing to do with those beside it.
                 inside = bool(folder)
             waiting += [(f"{folder}/{name}".removeprefix("/"), inside) for name in folders]
+
+    def _look(self, folder: str, at: str, seen: dict[str, _Seen]) -> tuple[list[str], list[str], LocalModel | None]:
+        """The files and folders in a folder, and our model if it is one.
+
+        What seems to be a stranger's is looked at again: one of ours may have come or gone in this moment.
+        """
+        files, folders = _entries(at)
+        for _ in range(_LOOKS):
+            model = self._published(folder, seen) if folder and MANIFEST_NAME in files else None
+            if model is not None or not _holds_model(files):
+                return files, folders, model
+            before, (files, folders) = files, _entries(at)
+            if files == before and MANIFEST_NAME not in files:
+                break
+        return files, folders, None
 
     def _published(self, folder: str, seen: dict[str, _Seen]) -> LocalModel | None:
         try:
