@@ -191,7 +191,7 @@ class StageStore:
         return sorted({*known, *(owner for owner in holding if owner)})
 
     def _take(
-        self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None, *, brief: bool
+        self, connection: Connection, pool: Pool, owner: str, room: MemoryRoom | None, *, brief: bool = False
     ) -> AnyRow | None:
         taken = {"the_owner": owner, "the_lease_s": self._lease_s}
         # Whoever goes by what runs must be the only one who does.
