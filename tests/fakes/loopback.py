@@ -260,7 +260,11 @@ def _head(reply: Reply, *, keep_alive: bool) -> bytes:
 def _wake(listener: socket.socket) -> None:
     """End a blocking accept: closing the socket under it does not, on every system."""
     host, port = listener.getsockname()[:2]
-    with socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=5):
+    # Who has just served somebody may have seen already that it is to stop.
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=5),
+    ):
         pass
 
 

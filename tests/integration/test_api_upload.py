@@ -394,8 +394,13 @@ def a_large_archive(path: Path, size: int) -> None:
                 weights.write(block)
 
 
-def web_process() -> psutil.Process:
-    (found,) = [child for child in psutil.Process().children(recursive=True) if "api.asgi" in " ".join(child.cmdline())]
+def web_process(url: str) -> psutil.Process:
+    port = int(url.rpartition(":")[2])
+    (found,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in child.net_connections("tcp"))
+    ]
     return found
 
 
@@ -403,7 +408,7 @@ def test_a_large_upload_takes_little_memory(address: tuple[str, Path], tmp_path:
     url, models_dir = address
     archive = tmp_path / "large.zip"
     a_large_archive(archive, 300 * MIB)
-    server = web_process()
+    server = web_process(url)
     with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
         small = client.post("/models/upload", files={"file": ("a.zip", zipped(IR))}, data={"model_name": "small"})
         assert small.status_code == 200

@@ -518,7 +518,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.unchanged(refuse)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_store_follows_its_model(database: Database) -> None:
     run_state_machine_as_test(
         lambda: StoreMachine(database),
