@@ -58,6 +58,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     edited: tuple[str, ...] = ()
     """Files that were changed in place, and are there to be."""
 
+
 _LOOKS = 4
 
 

@@ -259,13 +259,10 @@ def _head(reply: Reply, *, keep_alive: bool) -> bytes:
 
 def _wake(listener: socket.socket) -> None:
     """End a blocking accept: closing the socket under it does not, on every system."""
-    host, port = listener.getsockname()[:2]
     # Who has just served somebody may have seen already that it is to stop.
-    with (
-        suppress(OSError),
-        socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=5),
-    ):
-        pass
+    with suppress(OSError):
+        host, port = listener.getsockname()[:2]
+        socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=5).close()
 
 
 def _shut(connection: socket.socket) -> None:

@@ -482,7 +482,7 @@ class TestTls:
 
     def test_a_server_without_tls_is_told_in_words(self, site: Site) -> None:
         home = site.serve("plain", file_reply).replace("http:", "https:")
-        with HubClient(home) as client, pytest.raises(HubUnavailable, match="TLS|ECONNRESET|ended"):
+        with HubClient(home) as client, pytest.raises(HubUnavailable, match=r"TLS|ECONNRESET|ended"):
             client.get("file")
 
 
