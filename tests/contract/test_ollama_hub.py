@@ -861,6 +861,13 @@ class TestThroughAServer:
         with pytest.raises(TransferStalled, match="said nothing"):
             pulled(server, attempt, msgspec.structs.replace(LIMITS, stall_s=0.5))
 
+    def test_a_pull_that_talks_and_gets_no_further_has_stalled(
+        self, server: FakeOllamaServer, attempt: LocalAttempt
+    ) -> None:
+        server.offers["llama3.2:3b"] = Offer(layers=(3,), ticks=1000, every_s=0.02)
+        with pytest.raises(TransferStalled, match="no further"):
+            pulled(server, attempt, msgspec.structs.replace(LIMITS, stall_s=0.5))
+
     def test_checking_may_take_longer_than_a_stall(self, server: FakeOllamaServer, attempt: LocalAttempt) -> None:
         server.offers["llama3.2:3b"] = Offer(checking_s=1.2)
         assert pulled(server, attempt, msgspec.structs.replace(LIMITS, stall_s=0.5))["model"] == "llama3.2:3b"

@@ -1,6 +1,7 @@
 """Has an Ollama server that runs pull a model, and publishes a note of what it has then."""
 
 import re
+import time
 from contextlib import closing
 from urllib.parse import urlsplit
 
@@ -147,13 +148,20 @@ class _Pull:
         self._phase = Phase.RESOLVING
         self._totals: dict[str, int] = {}
         self._completed: dict[str, int] = {}
+        self._seen: tuple[Phase, int] = (self._phase, 0)
+        self._moved_at = time.monotonic()
 
     def breathe(self, silent_s: float) -> None:
-        """Ask whether to go on. While it downloads, a server tells its progress all the time."""
+        """Ask whether to go on. While it downloads, a server tells of progress all the time."""
         self._attempt.checkpoint()
+        now = (self._phase, sum(self._completed.values()))
+        if now != self._seen:
+            self._seen, self._moved_at = now, time.monotonic()
         limit_s = _QUIET_S if self._phase is Phase.VERIFYING else self._attempt.limits.stall_s
         if silent_s > limit_s:
             raise TransferStalled(f"The Ollama server has said nothing for {limit_s:.0f} s")
+        if time.monotonic() - self._moved_at > limit_s:
+            raise TransferStalled(f"The Ollama server talks, but has got no further for {limit_s:.0f} s")
 
     def hear(self, line: bytes) -> None:
         """Take in one line. Raises StageError where it tells of a failure."""
