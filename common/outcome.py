@@ -14,22 +14,27 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
     """How large the artefact is: the next stage's need of memory is reckoned from it."""
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True, tag="retry"):
-    """Worth another attempt. `wait_s` is the hub's wish, None for the usual back-off."""
+class _Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong, in words that every database takes, whatever a hub or a library has put into them."""
 
     code: str
     detail: str
     hint: str
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "detail", _storable(self.detail))
+        msgspec.structs.force_setattr(self, "hint", _storable(self.hint))
+
+
+class Retry(_Trouble, frozen=True, kw_only=True, tag="retry"):
+    """Worth another attempt. `wait_s` is the hub's wish, None for the usual back-off."""
+
     wait_s: float | None = None
     crashed: bool = False
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class Failed(_Trouble, frozen=True, kw_only=True, tag="failed"):
     """Another attempt would end the same way."""
-
-    code: str
-    detail: str
-    hint: str
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True, tag="cancelled"):
@@ -48,3 +53,8 @@ def unexpected(error: Exception) -> Failed:
     if is_disk_full(error):
         return Failed(code=DiskFull.code, detail=f"The volume of the models takes no more: {error}", hint=DiskFull.hint)
     return Failed(code=Internal.code, detail=f"{type(error).__name__}: {error}", hint=Internal.hint)
+
+
+def _storable(text: str) -> str:
+    """The text with what no database takes, and no message can carry, written out: half characters, and NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
