@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -61,9 +60,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
             assets=running.enter_context(FakeUltralyticsAssets()),
         )
         fill(made, folder)
-        made.front = TlsFront(folder, made.files.port) if shutil.which("openssl") else None
-        if made.front:
-            running.callback(made.front.close)
+        made.front = TlsFront(folder, made.files.port)
+        running.callback(made.front.close)
         made.service = running.enter_context(Service(folder, **settings(made, folder)))
         made.service.start("api-mounted", MODELS_DIR=CONTAINER, MODEL_PATH=HOST)
         made.service.await_health("api-mounted")
@@ -79,12 +77,11 @@ def service(world: SimpleNamespace) -> Service:
 def settings(made: SimpleNamespace, folder: Path) -> dict[str, str]:
     """Where the service finds every hub. Hosts of a private network that a hub leads to are named, as is usual."""
     own = {"MODELFERRY_PROFILES": f"ultralytics={PROFILE}"} if PROFILE.is_dir() else {}
-    private = [made.forge.storage_url.removeprefix("http://")]
-    if made.front:
-        private.append(made.front.endpoint.removeprefix("https://"))
-        own["EXTERNAL_SOURCES_URL_ALLOWLIST"] = f"{private[-1]}/zoo/"
-        own["MODELFERRY_CA_BUNDLES"] = f"remote-url={made.front.certificate}"
+    front = made.front.endpoint.removeprefix("https://")
+    private = [made.forge.storage_url.removeprefix("http://"), front]
     return {
+        "EXTERNAL_SOURCES_URL_ALLOWLIST": f"{front}/zoo/",
+        "MODELFERRY_CA_BUNDLES": f"remote-url={made.front.certificate}",
         **own,
         **made.hls.settings(),
         "ENABLED_PLUGINS": "all,ultralytics",
@@ -318,8 +315,6 @@ def test_all_of_the_model_zoo_cannot_be_asked_for(wire: Wire) -> None:
 @pytest.fixture
 def archive(world: SimpleNamespace) -> str:
     """The address of an archive, with a place for its name."""
-    if world.front is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
     return f"{world.front.endpoint}/zoo/{{name}}.tar"
 
 

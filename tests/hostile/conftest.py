@@ -1,6 +1,5 @@
 """What the hostile suites share."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -19,8 +18,6 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RawServer, TlsFront]]:
     """A server behind TLS, whose play each test changes."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
     with RawServer(lambda _visit: None) as server:
         front = TlsFront(tmp_path_factory.mktemp("tls"), server.port)
         server.url = front.endpoint
