@@ -35,10 +35,6 @@ class EarlyDigests:
         except OSError:
             return None
 
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
 
 def _identity(file: Path) -> _Identity:
     status = file.stat()

@@ -23,6 +23,8 @@ _PARTED = "model_index.json"
 """What a model of several folders has above them."""
 _EDITED = ".pbtxt"
 """Graphs of the model server, which people change in place: one that was edited is as good as before."""
+_LOOKS = 4
+"""How often a folder is looked at that might be a stranger's."""
 _SETTLED_NS = 2_000_000_000
 """A file younger than this may change again without its times changing: file systems count in ticks."""
 
@@ -57,9 +59,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
     """Files that were changed in place, and are there to be."""
-
-
-_LOOKS = 4
 
 
 class _Seen(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.artefacts.layout import ONCE
-from common.errors import IntegrityMismatch, SourceUnsafe
+from common.errors import IntegrityMismatch
 from common.spec import Digest, RemoteFile
 from common.vocabulary import DigestAlgorithm
 from worker.transfer.part import Part, Ranges
@@ -302,8 +302,6 @@ def group(files: Iterable[RemoteFile]) -> list[Content]:
     """One content for all files of one digest, the largest first; those of unknown size before all."""
     files_by_key: dict[object, list[RemoteFile]] = {}
     for file in files:
-        if file.size is not None and file.size < 0:
-            raise SourceUnsafe(f"The hub lists an impossible size for {file.path}")
         files_by_key.setdefault(file.digest or file.path, []).append(file)
     contents = [Content(same) for same in files_by_key.values()]
     return sorted(contents, key=lambda content: content.end, reverse=True)

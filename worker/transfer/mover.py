@@ -64,16 +64,11 @@ def bring(
     attempt.parts.mkdir(parents=True, exist_ok=True)
     limits, rules = attempt.limits, network or NetworkRules()
     reach = Network(limits.connect_s, limits.read_s, rules, trusted=trusted, verify=verify, follows=follows)
-    mover = _Mover(files, attempt, lambda: Connection(reach, credential), classify, patience)
-    mover.most_bytes = most_bytes
-    mover.run()
+    _Mover(files, attempt, lambda: Connection(reach, credential), classify, patience, most_bytes=most_bytes).run()
 
 
 class _Mover:
     """One call of `bring`."""
-
-    most_bytes: int | None = None
-    """More than this is not what anybody wants."""
 
     def __init__(
         self,
@@ -82,10 +77,13 @@ class _Mover:
         connect: Callable[[], Connection],
         classify: Classify,
         patience: Patience,
+        *,
+        most_bytes: int | None,
     ) -> None:
         now = time.monotonic()
         self._attempt = attempt
         self._connect = connect
+        self._most_bytes = most_bytes
         self._backlog = Backlog(files, attempt)
         self._pace = Pace(attempt.limits.connections, now)
         self._stop = threading.Event()
@@ -125,6 +123,7 @@ class _Mover:
                 self._wake.clear()
                 if self._failure is not None:
                     raise self._failure
+            self._check_size()
         finally:
             self._end()
         self._report()
@@ -208,12 +207,12 @@ class _Mover:
 
     def _check_size(self) -> None:
         """Raise SourceUnsafe when more has come, or is announced, than may be."""
-        if self.most_bytes is None:
+        if self._most_bytes is None:
             return
         sizes = [content.arrived_bytes if content.size is None else content.size for content in self._backlog.contents]
-        if sum(sizes) > self.most_bytes:
+        if sum(sizes) > self._most_bytes:
             raise SourceUnsafe(
-                f"The hub sends more than {self.most_bytes} bytes",
+                f"The hub sends more than {self._most_bytes} bytes",
                 hint="An operator can raise MODELFERRY_MAX_UNPACKED_MB if the source is to be trusted.",
             )
 
