@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import ssl
 import threading
@@ -80,13 +81,28 @@ class TlsFront:
             self._context.wrap_socket(connection, server_side=True) as client,
             socket.create_connection(("127.0.0.1", self._upstream)) as upstream,
         ):
-            threading.Thread(target=self._pump, args=(upstream, client), daemon=True).start()
-            self._pump(client, upstream)
+            _pass_on(client, upstream)
+            client.shutdown(socket.SHUT_RDWR)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for one in (source, target):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+
+def _pass_on(client: ssl.SSLSocket, upstream: socket.socket) -> None:
+    """Carry both directions until one ends. By one thread: OpenSSL lets no two of them use a connection at once."""
+    while True:
+        ready = [client] if client.pending() else select.select([client, upstream], [], [])[0]
+        if client in ready:
+            try:
+                # A record need not have arrived whole, and upstream may have something to say meanwhile.
+                client.settimeout(0)
+                question = client.recv(65536)
+            except ssl.SSLWantReadError:
+                question = None
+            finally:
+                client.settimeout(None)
+            if question == b"":
+                return
+            upstream.sendall(question or b"")
+        if upstream in ready:
+            answer = upstream.recv(65536)
+            if not answer:
+                return
+            client.sendall(answer)
