@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-profile capabilities demo run test test-slow fuzz lint check fix lock chaos bench clean
+.PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check fix lock chaos bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -29,12 +29,15 @@ demo: setup  ## Convert a real model to INT8 and compare it with the original
 run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
 	@$(BIN)/modelferry up
 
+setup-tests: setup-dev  # The same, and a browser.
+	@$(PYTHON) scripts/setup.py --dev --browser
+
 # Two processes, each with whole files of tests; both must see the same tests, so names must not depend on hashes.
-test: setup-dev  ## Run the tests, all but the slow ones
+test: setup-tests  ## Run the tests, all but the slow ones
 	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not alone and not slow" -n 2 --dist loadfile
 	$(PRIVATE_HOME) $(BIN)/python -m pytest -m "alone and not slow"
 
-test-slow: setup-dev  ## Run the slow tests: chaos, whole services, other environments, large quantisations
+test-slow: setup-tests  ## Run the slow tests: chaos, whole services, other environments, large quantisations
 	$(PRIVATE_HOME) $(BIN)/python -m pytest -m slow
 
 # Repeated with the seed that it prints last: make fuzz SEED=7.

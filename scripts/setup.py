@@ -33,6 +33,9 @@ PROFILES = ("transformers-4.57",)
 LIBRARIES = ("ultralytics",)
 """Environments of the same kind for one hub each, whose library .venv does not have."""
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Where the tests of the dashboard look for a browser."""
+
 _UV_BY_PIP_OPTION = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -54,6 +57,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dev", action="store_true", help="also what the checks and tests need")
+    parser.add_argument("--browser", action="store_true", help="also a browser, for the tests of the dashboard")
     parser.add_argument("--profile", choices=(*PROFILES, *LIBRARIES), help="also this environment for conversions")
     arguments = parser.parse_args()
     dev = bool(arguments.dev)
@@ -64,6 +68,8 @@ def main() -> None:
         opt_out_of_telemetry()
         STAMP.write_text(json.dumps({"root": str(ROOT), "inputs": inputs(), "dev": dev}))
     print(f"setup: {PYTHON.relative_to(ROOT)} is ready")
+    if arguments.browser:
+        prepare_browser()
     if arguments.profile:
         prepare_profile(arguments.profile)
 
@@ -186,7 +192,7 @@ def resolves(requirements: list[str], options: list[str], environment: dict[str,
 
 
 def install(torch: list[str], environment: dict[str, str], *, dev: bool) -> None:
-    extras = ",".join((*EXTRAS, "dev") if dev else EXTRAS)
+    extras = ",".join((*EXTRAS, "docs", "dev") if dev else EXTRAS)
     command = [str(UV), "pip", "install", "--python", str(PYTHON), "--quiet"]
     print(f"setup: installing Modelferry with {extras}")
     # [tool.uv] in pyproject.toml keeps torchvision out; it is read because uv runs in the project's directory.
@@ -221,6 +227,21 @@ def prepare_profile(profile: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     print(f"setup: profile {profile} is ready; use it with MODELFERRY_PROFILES={profile}={folder}")
+
+
+def prepare_browser() -> None:
+    """See to it that there is a Chromium. Only the system's packages have one that brings all its libraries."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        sys.exit("setup: the tests of the dashboard need Chromium. On Debian and Ubuntu: apt install chromium")
+    print("setup: installing Chromium")
+    quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install_it = [apt, "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+    if subprocess.run(install_it, env=quietly, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+        run([apt, "update", "-qq"], quietly)
+        run(install_it, quietly)
 
 
 def opt_out_of_telemetry() -> None:

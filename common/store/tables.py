@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from sqlalchemy import (
     JSON,
     BigInteger,
+    FetchedValue,
     ForeignKey,
     Index,
     Integer,
@@ -193,8 +194,87 @@ class JobEventRow(Row):
     attempt: Mapped[int | None]
     code: Mapped[str | None] = mapped_column(String(64))
     note: Mapped[str | None]
+    tx: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
+    """The transaction that has written it, by the database's own count; 0 on SQLite, where `seq` is the order in which
+    transactions end. On Postgres one with a smaller `seq` may come to light later: only `(tx, seq)`, read up to the
+    oldest transaction that has not ended, leaves nothing out."""
+    level: Mapped[str | None] = mapped_column(String(8))
+    """Of a line that an attempt has logged; empty where something has happened to a job or a stage."""
+    fields: Mapped[_Json | None]
 
-    __table_args__ = (Index("job_events_by_job", "job_id", "seq"), Index("job_events_by_stage", "stage_id", "seq"))
+    __table_args__ = (
+        Index("job_events_by_job", "job_id", "seq"),
+        Index("job_events_by_stage", "stage_id", "seq"),
+        Index("job_events_in_order", "tx", "seq"),
+    )
+
+
+class GateRow(Row):
+    """A named set of wishes, and what is known to have become of each."""
+
+    __tablename__ = "gates"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    wishes: Mapped[list[_Json]] = mapped_column(JSON)
+    """As they were asked for, each with where it is to be published."""
+    fates: Mapped[list[_Json]] = mapped_column(JSON)
+    """One for each wish, in the same order: its last job, where that has published it, or why it will not come."""
+    version: Mapped[int]
+    """Counts the changes: who changes a gate names the version that he has read."""
+    created_at: Mapped[float]
+    changed_at: Mapped[float]
+
+
+class WebhookRow(Row):
+    """An address that wants to hear how jobs end."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(JSON)
+    tenant: Mapped[str]
+    """Only of whose jobs; empty is of all."""
+    enabled: Mapped[bool]
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    """The key that signs, sealed."""
+    former: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The key before it, sealed; signs too until `former_until`."""
+    former_until: Mapped[float | None]
+    created_at: Mapped[float]
+
+
+class DeliveryRow(Row):
+    """One message to one webhook. A waiting row is the outbox."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """The same for every attempt: by it a receiver knows what it has heard before."""
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    job_id: Mapped[str | None] = mapped_column(String(36))
+    event: Mapped[str] = mapped_column(String(32))
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16))
+    """`waiting`, `delivered` or `failed`."""
+    attempts: Mapped[int]
+    due_at: Mapped[float | None]
+    """Of one that waits: when it is tried next. Whoever tries it puts this off first, and so holds it."""
+    status: Mapped[int | None]
+    """The last answer's."""
+    error: Mapped[str | None]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (
+        Index(
+            "webhook_deliveries_due",
+            "due_at",
+            sqlite_where=text("state = 'waiting'"),
+            postgresql_where=text("state = 'waiting'"),
+        ),
+        Index("webhook_deliveries_of", "webhook_id", "created_at"),
+    )
 
 
 class WorkerRow(Row):
