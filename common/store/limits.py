@@ -10,7 +10,9 @@ from common.plugins import Allowance
 from common.records import HubRecord, LimitRecord
 from common.store.database import AnyRow, Database, Now, ahead, insert_into
 from common.store.tables import RUNNING, HubRow, LimitRow, StageRow
-from common.vocabulary import LimitScope, Pool
+from common.vocabulary import LimitScope, Pool, StageKind
+
+_IS_FETCH = StageRow.kind == StageKind.FETCH.value
 
 
 class LimitStore:
@@ -117,7 +119,8 @@ def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
     The numbers are those of the moment, so no two may claim by them at one time.
     """
     running = select(func.count()).select_from(StageRow).where(RUNNING)
-    full = LimitRow.max_running <= running.where(StageRow.hub == LimitRow.name).correlate(LimitRow).scalar_subquery()
+    fetches = running.where(StageRow.hub == LimitRow.name, _IS_FETCH).correlate(LimitRow).scalar_subquery()
+    full = LimitRow.max_running <= fetches
     full_hubs = select(LimitRow.name).where(LimitRow.scope == LimitScope.HUB, full)
     busy = LimitRow.max_running <= running.where(StageRow.tenant == LimitRow.name).correlate(LimitRow).scalar_subquery()
     busy_tenants = select(LimitRow.name).where(LimitRow.scope == LimitScope.TENANT, busy)
@@ -126,7 +129,8 @@ def within_limits(pool: Pool) -> tuple[ColumnElement[bool], ...]:
     )
     return (
         StageRow.hub.not_in(select(HubRow.name).where(_is_closed())),
-        StageRow.hub.not_in(full_hubs),
+        # A plan or a question is over in a moment: it does not wait for transfers that last for hours.
+        ~_IS_FETCH | StageRow.hub.not_in(full_hubs),
         StageRow.tenant.not_in(busy_tenants),
         ~exists().where(LimitRow.scope == LimitScope.POOL, LimitRow.name == pool, crowded),
     )
@@ -146,7 +150,9 @@ def _closed(connection: Connection) -> list[AnyRow]:
 
 def _running(connection: Connection) -> dict[str, int]:
     query = (
-        select(StageRow.hub, func.count().label("fetches")).where(RUNNING, StageRow.hub != "").group_by(StageRow.hub)
+        select(StageRow.hub, func.count().label("fetches"))
+        .where(RUNNING, _IS_FETCH, StageRow.hub != "")
+        .group_by(StageRow.hub)
     )
     return {row.hub: row.fetches for row in connection.execute(query)}
 
