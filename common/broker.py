@@ -7,6 +7,7 @@ from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.errors import ServiceUnavailable
 from common.vocabulary import Pool
 
 log = logging.getLogger(__name__)
@@ -85,3 +86,10 @@ class Broker:
             return bool(self._redis.ping())
         except (RedisError, OSError):
             return False
+
+    def facts(self) -> dict[str, object]:
+        """What Redis says of itself, in its own words. Raises ServiceUnavailable, which names no address."""
+        try:
+            return {str(name): value for name, value in self._redis.info().items()}
+        except (RedisError, OSError) as error:
+            raise ServiceUnavailable(f"Redis does not answer ({type(error).__name__})") from error

@@ -15,6 +15,12 @@ ModelferryError
 │   ├── KeyInFlight           an Idempotency-Key whose first request is not answered yet
 │   ├── KeyReused             an Idempotency-Key that stood on another request
 │   ├── NoSuchLimit
+│   ├── NoSuchGate
+│   ├── GatesFull             one gate more than there may be
+│   ├── NoSuchWebhook         also where it has no such delivery
+│   ├── WebhooksFull          one webhook more than there may be
+│   ├── WebhookOff            sending something to a webhook that is not enabled
+│   ├── WebhookUnreadable     changing a webhook that was sealed with another key
 │   ├── UploadRefused         an upload that cannot be a model
 │   ├── UploadTooLarge        an upload beyond what is taken
 │   ├── ModelExists           uploading a model to where one is
@@ -127,6 +133,42 @@ class NoSuchLimit(RequestError):
     """No such limit is set."""
 
     code = "no_such_limit"
+
+
+class NoSuchWebhook(RequestError):
+    """No webhook has this id, or it has no such delivery."""
+
+    code = "no_such_webhook"
+
+
+class WebhooksFull(RequestError):
+    """There are as many webhooks as there may be."""
+
+    code = "webhooks_full"
+
+
+class WebhookOff(RequestError):
+    """Nothing is sent to a webhook that is not enabled."""
+
+    code = "webhook_off"
+
+
+class WebhookUnreadable(RequestError):
+    """What is kept of the webhook was sealed with another key."""
+
+    code = "webhook_unreadable"
+
+
+class NoSuchGate(RequestError):
+    """No gate has this name."""
+
+    code = "no_such_gate"
+
+
+class GatesFull(RequestError):
+    """There are as many gates as there may be."""
+
+    code = "gates_full"
 
 
 class UploadRefused(RequestError):

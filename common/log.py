@@ -46,7 +46,7 @@ def redact(text: str) -> str:
 class _TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
         line = f"{at} {record.levelname.lower():7} {record.getMessage()}" + (f"  {fields}" if fields else "")
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -57,11 +57,12 @@ class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), "logger": record.name}
-        line.update({name: str(value) for name, value in _fields(record).items()})
+        line.update({name: str(value) for name, value in fields_of(record).items()})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return redact(json.dumps(line, ensure_ascii=False))
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What a record says beside its event."""
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}

@@ -22,8 +22,8 @@ class _Trouble(msgspec.Struct, frozen=True, kw_only=True):
     hint: str
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "detail", _storable(self.detail))
-        msgspec.structs.force_setattr(self, "hint", _storable(self.hint))
+        msgspec.structs.force_setattr(self, "detail", storable(self.detail))
+        msgspec.structs.force_setattr(self, "hint", storable(self.hint))
 
 
 class Retry(_Trouble, frozen=True, kw_only=True, tag="retry"):
@@ -55,6 +55,6 @@ def unexpected(error: Exception) -> Failed:
     return Failed(code=Internal.code, detail=f"{type(error).__name__}: {error}", hint=Internal.hint)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """The text with what no database takes, and no message can carry, written out: half characters, and NUL."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -1,6 +1,7 @@
 """What the store hands out: frozen pictures of rows, free of any database."""
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -39,15 +40,6 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     result: dict[str, object] = {}
     """What the publish stage left; empty until the job is completed."""
-
-
-class JobFate(msgspec.Struct, frozen=True, kw_only=True):
-    """What has become of a job, in short."""
-
-    id: str
-    state: JobState
-    error_code: str | None = None
-    retry_of: str | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +117,17 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: datetime
 
 
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that an attempt has said."""
+
+    level: str
+    """`debug`, `info`, `warning` or `error`."""
+    text: str
+    fields: dict[str, object] = {}
+    age_s: float = 0.0
+    """How long ago it said so."""
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The right to run one attempt of a stage. `(stage_id, attempt, owner)` is the fence."""
 
@@ -146,3 +149,46 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     job_ids: tuple[str, ...] = ()
     progress: Progress | None = None
     """How far an earlier attempt had come."""
+
+
+class WebhookRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An address that hears how jobs end."""
+
+    id: str
+    url: str
+    """Without its query."""
+    events: tuple[str, ...]
+    tenant: str
+    """Only of whose jobs; empty is of all."""
+    enabled: bool
+    created_at: datetime
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one webhook, and how far it has come."""
+
+    id: str
+    event: str
+    state: Literal["waiting", "delivered", "failed"]
+    attempts: int
+    created_at: datetime
+    job_id: str | None = None
+    due_at: datetime | None = None
+    """Of one that waits: when it is tried next."""
+    ended_at: datetime | None = None
+    status: int | None = None
+    """The last answer's."""
+    error: str | None = None
+
+
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to send one message, once. `(delivery_id, attempt)` is the fence."""
+
+    delivery_id: str
+    webhook_id: str
+    attempt: int
+    body: str
+    sealed: bytes
+    """The webhook's box; see `common.webhooks`."""
+    former: bytes | None = None
+    """The box before it, while that signs too."""

@@ -25,19 +25,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything an operator can set. Each field is the lower-case name of its variable (`VARIABLES`)."""
 
     models_dir: Path = Path("/opt/models")
-    """The shared volume."""
+    """The shared folder; `modelferry up` uses ./models where it is not set."""
     model_path: str = "models"
-    """The same volume as clients on the host see it; used in the paths of results."""
+    """The folder /opt/models as clients on the host see it; used in the paths of results."""
     enabled_plugins: str = "all"
-    """`all`, or the names of the hubs and converters to offer, with commas."""
+    """The hubs and converters to offer, with commas; `all` leaves out what has to be named, as in `all,ultralytics`."""
     database_url: str = ""
-    """SQLite or Postgres, as a SQLAlchemy URL; by default a SQLite file below MODELS_DIR/.modelferry."""
+    """SQLite or Postgres, as a SQLAlchemy URL; by default a SQLite file in MODELS_DIR/.modelferry/state."""
     redis_url: str = "redis://127.0.0.1:6379/0"
+    """The queue; `modelferry up` starts a Redis of its own where this is not set."""
     host: str = "127.0.0.1"
+    """The address that the API listens at."""
     port: int = 8200
+    """The port that the API listens at."""
 
     hf_endpoint: str = "https://huggingface.co"
+    """The Hugging Face hub, or a mirror of it."""
     hf_token: str | None = None
+    """A token for private and gated models; HUGGINGFACEHUB_API_TOKEN is read where it is not set."""
     requests_ca_bundle: str = ""
     """A file with the certificates to trust, instead of the system's."""
     proxies: str = ""
@@ -49,12 +54,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secret_key: str | None = None
     """Seals the credentials that requests bring; 32 bytes in base64. Without it a key is made on the volume."""
     ollama_registry: str = "https://registry.ollama.ai"
+    """The Ollama registry, or a mirror of it."""
     ollama_host: str = ""
     """A running Ollama server to pull through, instead of the registry itself."""
     geti_host: str = ""
+    """The Intel Geti server."""
     geti_token: str | None = None
+    """A personal access token of that server."""
     geti_workspace_id: str = ""
+    """The workspace on it, where there are several."""
     geti_server_api_version: str = "v1"
+    """The version of its interface."""
     geti_server_ssl_verify: str = "true"
     """`false` trusts any certificate of GETI_HOST."""
     pipeline_zoo_url: str = "https://github.com/dlstreamer/pipeline-zoo-models"
@@ -69,8 +79,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1/"
         "human-pose-estimation-3d-0001/human-pose-estimation-3d.tar.gz"
     )
+    """The checkpoint of type `3d-pose`."""
     hls_ecg_base_url: str = "https://raw.githubusercontent.com/Einse57/OpenVINO_sample/master/ai-ecg-master"
+    """Where the models of type `ai-ecg` are."""
     hls_rppg_model_url: str = "https://github.com/xliucs/MTTS-CAN/raw/main/mtts_can.hdf5"
+    """The weights of type `rppg`."""
     ultralytics_assets_url: str = "https://github.com/ultralytics/assets/releases/download"
     """Where Ultralytics keeps its weights and calibration images."""
     ultralytics_releases_url: str = ""
@@ -82,22 +95,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     startup_models_config: str | None = None
     """A file with the models to ask for when the service starts."""
     max_upload_size_mb: int = 500
+    """The largest upload."""
     upload_chunk_size_kb: int = 1024
+    """How much of an upload is read at a time."""
     max_unpacked_mb: int = 51200
     """The most that an archive may hold, unpacked."""
 
     cors_allow_origins: str = "*"
+    """The origins of web pages that may call the API, with commas."""
     cors_allow_methods: str = "*"
+    """The methods that they may use."""
     cors_allow_headers: str = "*"
+    """The headers that they may send."""
 
     download_slots: int = 4
-    """How many fetches one download worker runs at a time."""
+    """Fetches that one download worker runs at a time; plans, listings and publications have a place beside them."""
     convert_slots: int = 1
     """How many conversions one convert worker runs at a time."""
     connections: int = 16
     """The most connections one fetch opens."""
     block_mb: int = 8
+    """The size of the blocks of a transfer: what a kill loses at most, for each connection."""
     stall_s: float = 60.0
+    """Seconds without a byte after which a transfer counts as stalled."""
     spare_mb: int = 512
     """What stays free on the volume."""
     convert_memory_mb: int = 0
@@ -105,30 +125,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_budget_mb: int = 0
     """What the conversions of one machine may use together; 0 is what is free when its worker starts."""
     trust_remote_code: str = ""
-    """Repositories at commits (`org/name@commit`), with commas, whose own Python code may run during a conversion."""
+    """Repositories whose own Python code may run, as `org/name@<40 hex digits>`, with commas; `*` is all of them."""
     allow_pickle: str = ""
-    """Repositories, with commas, whose weights may be read from pickles; `*` is all of them."""
+    """Repositories whose weights may be read from pickles, as `org/name[@commit]`, with commas; `*` is all of them."""
     pull: Literal["on", "off"] = "on"
-    """Whether a model that the hub holds ready-made in the wanted form is taken instead of converted."""
+    """`off`: always convert, also where the organisation `OpenVINO` at the hub holds the wanted result."""
     keep_fp16: Literal["on", "off"] = "off"
-    """Whether conversions to INT8 and INT4 keep the model in FP16 as well, and are made of it where it is there."""
+    """`on`: conversions to INT8 and INT4 keep the model in FP16 too, and later precisions are made of it."""
     profiles: str = ""
     """Environments for conversions beside the worker's own: `name=folder`, with commas."""
 
     lease_s: float = 60.0
+    """Seconds without a heartbeat after which a stage is taken from its worker."""
     heartbeat_s: float = 0.5
+    """Seconds between two heartbeats, and so between two updates of the progress."""
     reconcile_s: float = 5.0
+    """Seconds between two rounds of the reconciler."""
     max_attempts: int = 5
+    """Attempts at a stage that fails for a reason that may pass."""
     max_crashes: int = 3
+    """How often a stage may take its process or worker down."""
     retry_base_s: float = 5.0
+    """The first wait before another attempt; it doubles each time."""
     retry_cap_s: float = 900.0
+    """The longest wait before another attempt."""
     keep_jobs_days: float = 90.0
-    """How long a job is remembered after its end; 0 is for ever."""
+    """Days that a job is remembered after its end; 0 is for ever. Models are not touched."""
     keep_jobs: int = 100_000
     """How many ended jobs are remembered; 0 is all of them."""
 
+    flower_url: str = ""
+    """Where people reach Flower, for a link on the page of the workers."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least weight of what is logged."""
     log_format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for machines: one object a line."""
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
@@ -243,6 +274,9 @@ _PUBLIC_NAMES = {
     "cors_allow_headers",
 }
 
+_CLIENTS_OWN = frozenset({"MODELFERRY_URL"})
+"""What tells clients something, and a service nothing."""
+
 VARIABLES: Mapping[str, str] = {
     (name if name in _PUBLIC_NAMES else f"{_OWN_PREFIX}{name}").upper(): name for name in Settings.__struct_fields__
 }
@@ -252,7 +286,7 @@ VARIABLES: Mapping[str, str] = {
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings. Raises SettingsError that names the first unknown or wrong variable."""
     env = os.environ if environ is None else environ
-    unknown = sorted(name for name in env if name.startswith(_OWN_PREFIX) and name not in VARIABLES)
+    unknown = sorted(name for name in env if name.startswith(_OWN_PREFIX) and name not in {*VARIABLES, *_CLIENTS_OWN})
     if unknown:
         msg = f"{unknown[0]} is not a setting of Modelferry"
         raise SettingsError(msg)
@@ -266,6 +300,12 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = _convert(raw)
     _check(settings)
     return settings
+
+
+def service_address(environ: Mapping[str, str] | None = None) -> str:
+    """Where a client finds the service when nobody tells it: MODELFERRY_URL, or this machine."""
+    env = os.environ if environ is None else environ
+    return env.get("MODELFERRY_URL", "") or "http://127.0.0.1:8200"
 
 
 def with_variables(
@@ -325,6 +365,9 @@ def _check(settings: Settings) -> None:
             raise SettingsError(msg)
     if settings.secret_key and not _is_key(settings.secret_key):
         msg = f"{_variable('secret_key')} must be 32 bytes in base64"
+        raise SettingsError(msg)
+    if settings.flower_url and not re.fullmatch(r"https?://[^\s/?#@]+([/?#]\S*)?", settings.flower_url):
+        msg = f"{_variable('flower_url')} must be an address that begins with http:// or https://"
         raise SettingsError(msg)
     _check_lists(settings)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from common.settings import SettingsError, read_settings
 
@@ -20,6 +21,11 @@ def configuration(url: str) -> Config:
 def upgrade(url: str) -> None:
     """Apply every migration that the database lacks."""
     command.upgrade(configuration(url), "head")
+
+
+def newest() -> str | None:
+    """The migration that a database is brought to."""
+    return ScriptDirectory.from_config(configuration("sqlite://")).get_current_head()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from common.store.database import Database
 from common.store.retention import Retention
 from common.vocabulary import Pool
 from worker.reconcile import Reconciler
-from worker.service import make_stage_store, make_worker
+from worker.service import make_deliverer, make_stage_store, make_worker
 
 _USAGE = "usage: python -m worker download | convert | reconcile"
 
@@ -58,7 +58,12 @@ def _reconcile(settings: Settings) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: reconciler.stop())
-    reconciler.run()
+    deliverer = make_deliverer(settings, database)
+    deliverer.start()
+    try:
+        reconciler.run()
+    finally:
+        deliverer.stop()
 
 
 if __name__ == "__main__":

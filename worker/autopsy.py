@@ -1,6 +1,7 @@
 """Why a child died: the operator's memory limit, the system's want of memory, or a crash."""
 
 import logging
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from worker.forkserver import Exit
 log = logging.getLogger(__name__)
 
 _LOG_TAIL_BYTES = 4000
+_LAST_LINES = 20
+_OF_THE_LOG = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2} (debug|info|warning|error|critical) ")
 # Libraries in C++ end the process when they find no memory; these last words are all they leave.
 _NO_MEMORY = "std::bad_alloc"
 
@@ -48,6 +51,14 @@ def cause_of_death(
     cause = "it ended" if ended is None else f"signal {ended.signal}" if ended.signal else f"exit code {ended.code}"
     detail = f"The {claim.kind} process died without an outcome ({cause})." + (f"\n{tail}" if tail else "")
     return Retry(code=ChildCrashed.code, detail=detail, hint=ChildCrashed.hint, crashed=True)
+
+
+def last_words(log_file: Path) -> list[str]:
+    """The last lines that a child wrote by itself: those of its log, which it has told as well, are left out."""
+    lines = _tail(log_file).splitlines()
+    # The first one may have lost its beginning.
+    whole = lines[1:] if len(lines) > 1 else lines
+    return [line for line in whole if line.strip() and not _OF_THE_LOG.match(line)][-_LAST_LINES:]
 
 
 def _tail(log_file: Path) -> str:

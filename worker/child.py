@@ -20,6 +20,7 @@ from common.vocabulary import StageKind
 from worker.attempt import StageAttempt
 from worker.forkserver import Channel
 from worker.isolation import isolate
+from worker.joblog import Telling
 from worker.machine import no_memory
 from worker.messages import Ended, StageRequest
 from worker.stages.ask import answer
@@ -37,6 +38,7 @@ def run(channel: Channel) -> int:
     """The child's entry: one request in, progress and one outcome out."""
     os.umask(0o002)
     configure("info", "text")
+    logging.getLogger().addHandler(Telling(channel))
     request = msgspec.json.decode(channel.request, type=StageRequest)
     channel.send(Ended(outcome=_outcome(request, channel)))
     return 0

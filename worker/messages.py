@@ -42,6 +42,16 @@ class AskFence(msgspec.Struct, frozen=True, kw_only=True, tag="ask_fence"):
     """The child stands before the point of no return and asks whether the lease is still held."""
 
 
+class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
+    """The child has something to say for the job's log."""
+
+    level: str
+    text: str
+    fields: dict[str, str | int | float | bool | None] = {}
+    lost: int = 0
+    """How many lines before this one were not sent, because too many came at once."""
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """The child is done; its outcome."""
 
@@ -64,5 +74,5 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
     allowance: Allowance
 
 
-FromChild = Advanced | AskFence | Ended | HubBusy
+FromChild = Advanced | AskFence | Ended | HubBusy | Said
 ToChild = FencePassed | Allowed

@@ -17,7 +17,7 @@ from common.errors import ChildCrashed, CredentialsLost, ServiceUnavailable
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, unexpected
 from common.planning import secret_of
 from common.plugins import TransferLimits
-from common.records import Claim, MemoryRoom
+from common.records import Claim, LogEntry, MemoryRoom
 from common.seals import NOTHING, Credentials, Seal, blot_out
 from common.settings import Settings
 from common.spec import Progress
@@ -25,10 +25,11 @@ from common.store.limits import LimitStore
 from common.store.stages import StageStore
 from common.vocabulary import Pool, StageKind
 from worker.allowances import Allowances, Tidings
-from worker.autopsy import cause_of_death, over_limit
+from worker.autopsy import cause_of_death, last_words, over_limit
 from worker.forkserver import Channel, ChannelClosed, Child, ForkServer
+from worker.joblog import Notebook
 from worker.machine import Machine, MemoryWatch, hard_limit, private_bytes
-from worker.messages import Advanced, Allowed, AskFence, Ended, FencePassed, FromChild, HubBusy, StageRequest
+from worker.messages import Advanced, Allowed, AskFence, Ended, FencePassed, FromChild, HubBusy, Said, StageRequest
 from worker.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,9 @@ class Runner:
         began = time.monotonic()
         rooms = Workspace(self.volume.work / f"{claim.stage_id}.{claim.attempt}")
         try:
-            outcome = self._supervise(claim, rooms)
-            pools = self._settle(claim, outcome)
+            notebook = Notebook()
+            outcome = self._supervise(claim, rooms, notebook)
+            pools = self._settle(claim, outcome, notebook.close())
         except LeaseLost:
             log.warning("stage.lease_lost", extra=known)
             return {**_line(claim), "outcome": "lease_lost"}
@@ -133,7 +135,7 @@ class Runner:
         _report(known, outcome, time.monotonic() - began)
         return {**_line(claim), "outcome": type(outcome).__name__.lower()}
 
-    def _supervise(self, claim: Claim, rooms: Workspace) -> Outcome:
+    def _supervise(self, claim: Claim, rooms: Workspace, notebook: Notebook) -> Outcome:
         """Run the child to its end, with heartbeats. Raises LeaseLost."""
         try:
             given = self._given(claim)
@@ -143,7 +145,8 @@ class Runner:
             return Released()
         # A library may have put a credential into words of its own, in a message or in the log of its end.
         hidden = [*given.secrets.values(), *self.settings.plugin_secrets.values()]
-        return _without(hidden, self._outcome(claim, rooms, given, hidden))
+        notebook.hide(hidden)
+        return _without(hidden, self._outcome(claim, rooms, given, hidden, notebook))
 
     def _given(self, claim: Claim) -> Credentials:
         """What the request brought along, for a stage that asks a hub. Raises CredentialsLost, ServiceUnavailable."""
@@ -152,7 +155,9 @@ class Runner:
             return NOTHING
         return Seal.of(self.settings).open(secret_id, self.store.sealed(secret_id))
 
-    def _outcome(self, claim: Claim, rooms: Workspace, given: Credentials, hidden: Sequence[str]) -> Outcome:
+    def _outcome(
+        self, claim: Claim, rooms: Workspace, given: Credentials, hidden: Sequence[str], notebook: Notebook
+    ) -> Outcome:
         kills_before = Machine().oom_kills()
         try:
             child = self._spawn(claim, rooms, given)
@@ -164,10 +169,12 @@ class Runner:
             return unexpected(error)
         with child:
             memory = MemoryWatch(self._memory_limit(claim), child.pid, private_bytes(self.server.pid or 0))
-            outcome = _Watch(self, claim, child, memory).to_its_end()
+            outcome = _Watch(self, claim, child, memory, notebook).to_its_end()
             if outcome is not None:
                 return outcome
             ended = child.wait(timeout_s=10.0)
+        for line in last_words(rooms.log):
+            notebook.hear(Said(level="warning", text=line))
         killed, peak = Machine().oom_kills() > kills_before, memory.peak_bytes
         return cause_of_death(
             claim,
@@ -212,14 +219,15 @@ class Runner:
             environment={"TMPDIR": str(rooms.scratch)},
         )
 
-    def _settle(self, claim: Claim, outcome: Outcome) -> frozenset[Pool]:
-        """Write the outcome, however long the database is away: the fence decides whether it still counts.
+    def _settle(self, claim: Claim, outcome: Outcome, said: Sequence[LogEntry] = ()) -> frozenset[Pool]:
+        """Write the outcome and the last of the log, however long the database is away.
 
-        Only a worker that is going away cannot wait. Raises LeaseLost, LeftUnsettled.
+        The fence decides whether it still counts. Only a worker that is going away cannot wait. Raises LeaseLost,
+        LeftUnsettled.
         """
         while True:
             try:
-                pools = self.store.settle(claim, outcome)
+                pools = self.store.settle(claim, outcome, said)
             except ServiceUnavailable:
                 log.warning("stage.unsettled", extra={"stage": claim.stage_id})
                 if self.draining and time.monotonic() - self._draining_since > _LEAVE_AFTER_S:
@@ -261,6 +269,7 @@ class _Watch:
     claim: Claim
     child: Child
     memory: MemoryWatch
+    notebook: Notebook
     _progress: Progress | None = field(init=False)
     _told: Progress | None = field(init=False)
     _speed: _Speed = field(default_factory=_Speed)
@@ -280,25 +289,34 @@ class _Watch:
                     return interrupted
                 self._pass_on_allowance()
                 message = self._receive(self.child.channel)
-                match message:
-                    case Advanced(progress=progress):
-                        self._progress = onward(self._progress, self._speed.measured(progress))
-                    case AskFence():
-                        interrupted = self._stand_at_the_fence()
-                        if interrupted is not None:
-                            self.child.kill()
-                            return interrupted
-                        self.child.channel.send(FencePassed())
-                    case HubBusy(wait_s=wait_s):
-                        reason = f"It refuses requests, and wants none for {wait_s:.0f} s (429)"
-                        self.runner.allowances.close_hub(self.claim.hub, wait_s, reason)
-                    case Ended(outcome=outcome):
-                        self._beat()
-                        return outcome
-                    case None:
-                        pass
+                if isinstance(message, Ended):
+                    self._beat()
+                    return message.outcome
+                interrupted = self._heed(message)
+                if interrupted is not None:
+                    self.child.kill()
+                    return interrupted
         except ChannelClosed:
             return None
+
+    def _heed(self, message: Advanced | AskFence | HubBusy | Said | None) -> Outcome | None:
+        """Take in what the child says; the outcome where it must not go on. Raises LeaseLost."""
+        match message:
+            case Advanced(progress=progress):
+                self._progress = onward(self._progress, self._speed.measured(progress))
+            case AskFence():
+                interrupted = self._stand_at_the_fence()
+                if interrupted is not None:
+                    return interrupted
+                self.child.channel.send(FencePassed())
+            case HubBusy(wait_s=wait_s):
+                reason = f"It refuses requests, and wants none for {wait_s:.0f} s (429)"
+                self.runner.allowances.close_hub(self.claim.hub, wait_s, reason)
+            case Said():
+                self.notebook.hear(message)
+            case None:
+                pass
+        return None
 
     def _receive(self, channel: Channel) -> FromChild | None:
         longest_s = max(0.0, self._next_beat - time.monotonic())
@@ -347,13 +365,16 @@ class _Watch:
     def _ask_the_row(self) -> tuple[bool, Outcome | None]:
         """Whether the row answered, and if so, why this attempt is to end. Raises LeaseLost."""
         try:
-            beat = self.runner.store.heartbeat(self.claim, self._progress if self._progress != self._told else None)
+            said = self.notebook.waiting()
+            progress = self._progress if self._progress != self._told else None
+            beat = self.runner.store.heartbeat(self.claim, progress, said)
         except ServiceUnavailable:
             return False, None
         if not beat.held:
             self.child.kill()
             raise LeaseLost
         self._told = self._progress
+        self.notebook.written(len(said))
         return True, Cancelled() if beat.cancel else None
 
 

@@ -19,8 +19,10 @@ from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
 from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
 from common.plugins import ConverterPlugin, HubPlugin
+from common.seals import Seal
 from common.settings import Settings, inherited_environment, with_variables
 from common.store.database import Database
+from common.store.deliveries import DeliveryStore
 from common.store.limits import LimitStore
 from common.store.stages import RetryPolicy, StageStore
 from common.vocabulary import Pool
@@ -28,7 +30,9 @@ from worker.forkserver import ForkServer
 from worker.identity import own_identity
 from worker.machine import machine_room, threads_per_slot
 from worker.runner import Runner
+from worker.stages.tools import network_of
 from worker.tasks import register
+from worker.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +145,12 @@ def make_stage_store(settings: Settings, database: Database) -> StageStore:
         cap_s=settings.retry_cap_s,
     )
     return StageStore(database, lease_s=settings.lease_s, retry=retry)
+
+
+def make_deliverer(settings: Settings, database: Database) -> Deliverer:
+    """What sends messages to webhooks, by the operator's rules for the network. Named as a hub is, it is `webhooks`."""
+    rules = network_of("webhooks", settings.plugin_settings)
+    return Deliverer(store=DeliveryStore(database), seal=Seal.of(settings), rules=rules)
 
 
 def _with_plugins(settings: Settings, catalog: Catalog) -> Settings:

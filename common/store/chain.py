@@ -4,12 +4,13 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Float, bindparam, case, func, insert, literal_column, select, update
 
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
 from common.planning import FACTS, StagePlan, stages, work_key
+from common.records import LogEntry
 from common.spec import JobSpec
-from common.store import secrets
+from common.store import outbox, secrets
 from common.store.database import AnyRow, Now, insert_into
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 from common.store.turns import Standing, next_rank
@@ -18,6 +19,7 @@ from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
 # The statements of the hot paths are made once: to build one takes SQLAlchemy longer than to run it.
 
 _EVENT = insert(JobEventRow).values(at=Now())
+_LINE = insert(JobEventRow).values(at=Now() - bindparam("age_s", type_=Float), event=literal_column("'log'"))
 
 _NEW_STAGE = {
     dialect: insert_into(StageRow, dialect)
@@ -80,11 +82,16 @@ _END_JOB = (
         error=bindparam("the_error"),
         hint=bindparam("the_hint"),
     )
-    .returning(JobRow.secret_id)
+    .returning(JobRow.secret_id, outbox.somebody_listens().label("heard"))
 )
 
 
 Event = dict[str, object]
+
+LOG = "log"
+"""The event that is none: an attempt has said something."""
+ENDED = frozenset(f"job.{state}" for state in ENDED_JOBS)
+"""The last event of every job."""
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +124,16 @@ def record(connection: Connection, *events: Event) -> None:
     """Append to the history."""
     if events:
         connection.execute(_EVENT, list(events))
+
+
+def record_said(connection: Connection, stage_id: str, attempt: int, lines: Sequence[LogEntry]) -> None:
+    """Append what an attempt has said to the history of its stage, whose row is locked."""
+    if lines:
+        rows = [
+            {"stage_id": stage_id, "attempt": attempt, "note": line.text, "level": line.level, "fields": line.fields}
+            for line in lines
+        ]
+        connection.execute(_LINE, [{**row, "age_s": line.age_s} for row, line in zip(rows, lines, strict=True)])
 
 
 def join_stage(
@@ -159,13 +176,13 @@ def jobs_on(connection: Connection, stage_id: str) -> Sequence[AnyRow]:
 
 def advance(
     connection: Connection, job: AnyRow, *, artefact: str, source_bytes: int, result: dict[str, object]
-) -> Pool | list[Event]:
-    """Put a job on its next stage, or complete it. Returns the pool that has got work, or the events of its end."""
+) -> tuple[Pool | None, list[Event]]:
+    """Put a job on its next stage, or complete it. Returns the pool that has got work, and what is to be recorded."""
     spec = msgspec.convert(job.spec, JobSpec)
     position = job.position + 1
     chain = stages(spec, result)
     if position == len(chain):
-        return end_job(connection, job.id, JobState.COMPLETED, result={**job.result, **result})
+        return None, end_job(connection, job.id, JobState.COMPLETED, result={**job.result, **result})
     if result.get(FACTS):
         connection.execute(_KEEP_FACTS, {"the_job": job.id, "the_result": {FACTS: result[FACTS]}})
     following = chain[position]
@@ -176,7 +193,7 @@ def advance(
     link(connection, job.id, position, joined)
     changed = {"the_job": job.id, "the_stage": joined.id, "the_position": position}
     connection.execute(_ON_STAGE, {**changed, "the_state": joined.state_of(spec.operation, position)})
-    return Pool(following.pool)
+    return Pool(following.pool), [event("job.advanced", job_id=job.id, stage_id=joined.id)]
 
 
 def link(connection: Connection, job_id: str, position: int, stage: Joined) -> None:
@@ -215,6 +232,8 @@ def end_job(
     if ended is None:
         return []
     secrets.drop_idle(connection, [ended.secret_id] if ended.secret_id else [])
+    if ended.heard:
+        outbox.announce(connection, job_id)
     return [event(f"job.{state}", job_id=job_id, code=code)]
 
 

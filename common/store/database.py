@@ -84,6 +84,7 @@ class Lock(IntEnum):
     CLAIM = 7_402_116_312
     """One for all pools: limits span them."""
     SUBMIT = 7_402_116_313
+    WEBHOOKS = 7_402_116_315
 
 
 def alone(connection: Connection, lock: Lock, *where: ColumnElement[bool]) -> None:

@@ -1,7 +1,7 @@
 """The job store: what the API may do with jobs."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +12,10 @@ from sqlalchemy.orm import aliased
 from common.errors import JobActive, JobEnded, NoSuchJob, NotCancellable, NotRetryable, ServiceUnavailable
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS
 from common.planning import stages
-from common.records import AttemptRecord, JobFate, JobPage, JobRecord, KeyReservation, WorkerRecord
+from common.records import AttemptRecord, JobPage, JobRecord, KeyReservation, WorkerRecord
 from common.spec import JobSpec, Progress
-from common.store import keys, secrets
-from common.store.chain import Joined, end_job, event, join_stage, link, record, wanted_by_others
+from common.store import keys, outbox, secrets
+from common.store.chain import LOG, Joined, end_job, event, join_stage, link, record, wanted_by_others
 from common.store.database import AnyRow, AnySelect, Database, Lock, Now, alone
 from common.store.retention import forget
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
@@ -74,7 +74,9 @@ class JobStore:
             )
             joined = Joined(id=stage_id, kind=StageKind.PUBLISH, state=StageState.SUCCEEDED, attempt=0)
             link(connection, job_id, 0, joined)
-            record(connection, event("job.submitted", job_id=job_id), event("job.completed", job_id=job_id))
+            submitted = event("job.submitted", job_id=job_id, stage_id=stage_id)
+            record(connection, submitted, event("job.completed", job_id=job_id))
+            outbox.announce(connection, job_id)
 
         try:
             self._database.write_again(store)
@@ -133,24 +135,17 @@ class JobStore:
         (new_id,) = self._stored([str(uuid.uuid4())], [spec], tenant or known.tenant, key, retry_of=job_id)
         return new_id
 
-    def fates(self, names: Mapping[str, str]) -> list[JobFate]:
-        """What has become of these jobs, and of those that try them again, oldest first: id -> the name of its model.
+    def followed(self, names: Mapping[str, str]) -> list[JobRecord]:
+        """These jobs, and those that try them again, oldest first: id -> the name of its model.
 
-        Of one that was forgotten nothing is told.
+        One that was forgotten is left out.
         """
         ids = list(names)
         # There is no index of what tries a job again, but one of what has its model.
         again = JobRow.model_name.in_(set(names.values())) & JobRow.retry_of.in_(ids)
-        query = (
-            select(JobRow.id, JobRow.state, JobRow.error_code, JobRow.retry_of)
-            .where(JobRow.id.in_(ids) | again)
-            .order_by(JobRow.seq)
-        )
+        query = _select_jobs().where(JobRow.id.in_(ids) | again).order_by(JobRow.seq)
         with self._database.read() as connection:
-            return [
-                JobFate(id=row.id, state=JobState(row.state), error_code=row.error_code, retry_of=row.retry_of)
-                for row in connection.execute(query)
-            ]
+            return [_record(row) for row in connection.execute(query)]
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob."""
@@ -192,6 +187,23 @@ class JobStore:
         shown = rows[:limit]
         return JobPage(records=[_record(row) for row in shown], next=shown[-1].seq if len(rows) > limit else None)
 
+    def some(self, ids: Collection[str]) -> list[JobRecord]:
+        """Those of these jobs that are known, the hidden ones too."""
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(_SOME, {"the_jobs": list(ids)})]
+
+    def active(self) -> list[JobRecord]:
+        """Every job that has not ended, oldest first."""
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(_ACTIVE)]
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state."""
+        query = select(JobRow.state, func.count(JobRow.seq)).where(_SHOWN).group_by(JobRow.state)
+        with self._database.read() as connection:
+            found = {row.state: row[1] for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in JobState}
+
     def count(self, state: JobState | None = None, model_name: str | None = None) -> int:
         """How many jobs there are."""
         with self._database.read() as connection:
@@ -204,7 +216,7 @@ class JobStore:
             select(StageRow.kind, *JobEventRow.__table__.columns)
             .join(JobStageRow, JobStageRow.stage_id == JobEventRow.stage_id)
             .join(StageRow, StageRow.id == JobEventRow.stage_id)
-            .where(JobStageRow.job_id == job_id, JobEventRow.attempt.is_not(None))
+            .where(JobStageRow.job_id == job_id, JobEventRow.attempt.is_not(None), JobEventRow.event != LOG)
             .order_by(JobEventRow.seq)
         )
         with self._database.read() as connection:
@@ -260,12 +272,7 @@ class JobStore:
         sealed: Mapping[str, bytes] | None = None,
     ) -> list[str]:
         def store(connection: Connection) -> None:
-            secrets.keep(connection, sealed or {})
-            if len(specs) > 1:
-                # Two requests that name the same models in another order would wait for each other.
-                alone(connection, Lock.SUBMIT)
-            for job_id, spec in zip(ids, specs, strict=True):
-                _insert_job(connection, job_id, spec, tenant, retry_of)
+            insert_jobs(connection, ids, specs, tenant, retry_of=retry_of, sealed=sealed)
             if key is not None:
                 keys.answer(connection, key, ids)
 
@@ -288,6 +295,24 @@ class JobStore:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1"))
 
 
+def insert_jobs(
+    connection: Connection,
+    ids: Sequence[str],
+    specs: Sequence[JobSpec],
+    tenant: str,
+    *,
+    retry_of: str | None = None,
+    sealed: Mapping[str, bytes] | None = None,
+) -> None:
+    """Accept jobs under these ids, within somebody else's transaction. `sealed` are the credentials that they name."""
+    secrets.keep(connection, sealed or {})
+    if len(specs) > 1:
+        # Two requests that name the same models in another order would wait for each other.
+        alone(connection, Lock.SUBMIT)
+    for job_id, spec in zip(ids, specs, strict=True):
+        _insert_job(connection, job_id, spec, tenant, retry_of)
+
+
 def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str, retry_of: str | None) -> None:
     first = join_stage(connection, stages(spec)[0], Standing(tenant=tenant, priority=spec.priority))
     connection.execute(
@@ -307,7 +332,7 @@ def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str,
         },
     )
     link(connection, job_id, 0, first)
-    record(connection, event("job.submitted", job_id=job_id, note=retry_of))
+    record(connection, event("job.submitted", job_id=job_id, stage_id=first.id, note=retry_of))
 
 
 def _lock(connection: Connection, job_id: str) -> tuple[AnyRow, AnyRow]:
@@ -362,6 +387,10 @@ _SHOWN = JobRow.operation.not_in(sorted(HIDDEN))
 """What clients are shown: a plan or an answer is for the one who has asked for it."""
 _JOBS = _select_jobs().where(_SHOWN)
 _ONE = _select_jobs().where(JobRow.id == bindparam("the_job"))
+_SOME = _select_jobs().where(JobRow.id.in_(bindparam("the_jobs", expanding=True)))
+_ACTIVE = _JOBS.where(JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])).order_by(
+    JobRow.seq
+)
 
 
 _FIRST, _LAST = 0, 2**63 - 1

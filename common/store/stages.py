@@ -23,10 +23,10 @@ from common.errors import RateLimited, WorkerLost
 from common.lifecycle import before
 from common.log import redact
 from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeeded
-from common.records import Claim, MemoryRoom
+from common.records import Claim, LogEntry, MemoryRoom
 from common.spec import Progress
 from common.store import limits, secrets
-from common.store.chain import advance, end_job, event, jobs_on, record, show_state
+from common.store.chain import advance, end_job, event, jobs_on, record, record_said, show_state
 from common.store.database import AnyRow, Database, Lock, Now, ahead, alone, insert_into
 from common.store.retention import forget_stages
 from common.store.tables import QUEUED, RUNNING, StageRow, WorkerRow
@@ -117,24 +117,33 @@ class StageStore:
             progress=None if row.progress is None else msgspec.convert(row.progress, Progress),
         )
 
-    def heartbeat(self, claim: Claim, progress: Progress | None) -> Beat:
-        """Prolong the lease, show progress, and learn whether the work is still wanted."""
+    def heartbeat(self, claim: Claim, progress: Progress | None, said: Sequence[LogEntry] = ()) -> Beat:
+        """Prolong the lease, show progress, keep what was said, and learn whether the work is still wanted."""
         held = _held(claim)
         shown = {} if progress is None else {"the_progress": msgspec.to_builtins(progress)}
         with self._database.note() as connection:
             row = connection.execute(self._show if shown else self._prolong, {**held, **shown}).one_or_none()
+            if row is not None:
+                record_said(connection, claim.stage_id, claim.attempt, said)
         return Beat(held=row is not None, cancel=row is not None and row.cancel_at is not None)
 
-    def settle(self, claim: Claim, outcome: Outcome) -> frozenset[Pool] | None:
-        """Write an attempt's outcome. Returns the pools that have got work, or None if the lease was lost."""
+    def settle(self, claim: Claim, outcome: Outcome, said: Sequence[LogEntry] = ()) -> frozenset[Pool] | None:
+        """Write an attempt's outcome, and the last of what was said.
+
+        Returns the pools that have got work, or None if the lease was lost.
+        """
         held = _held(claim)
         with self._database.write() as connection:
             if isinstance(outcome, Succeeded):
                 stage = connection.execute(self._succeed, {**held, "the_artefact": outcome.artefact}).one_or_none()
                 if stage is not None:
+                    record_said(connection, claim.stage_id, claim.attempt, said)
                     return _advance(connection, stage, outcome)
             stage = connection.execute(self._give_up, held).one_or_none()
-            return None if stage is None else self._settle(connection, stage, outcome)
+            if stage is None:
+                return None
+            record_said(connection, claim.stage_id, claim.attempt, said)
+            return self._settle(connection, stage, outcome)
 
     def sealed(self, secret_id: str) -> bytes | None:
         """The sealed credentials of this name; None when they are gone."""
@@ -398,13 +407,11 @@ def _advance(connection: Connection, stage: AnyRow, outcome: Succeeded) -> froze
     events = [event("stage.succeeded", stage_id=stage.id, attempt=stage.attempt, note=outcome.artefact)]
     pools = set()
     for job in jobs_on(connection, stage.id):
-        following = advance(
+        following, happened = advance(
             connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result
         )
-        if isinstance(following, Pool):
-            pools.add(following)
-        else:
-            events += following
+        pools |= {following} if following else set()
+        events += happened
     record(connection, *events)
     return frozenset(pools)
 

@@ -206,6 +206,8 @@ class JobEventRow(Row):
         Index("job_events_by_job", "job_id", "seq"),
         Index("job_events_by_stage", "stage_id", "seq"),
         Index("job_events_in_order", "tx", "seq"),
+        # A number that was given never comes again, even where its row was the newest and is deleted.
+        {"sqlite_autoincrement": True},
     )
 
 

@@ -150,7 +150,7 @@ class HubClient:
     def _call(self, question: Question) -> Reply:
         deadline = time.monotonic() + self._call_s
         try:
-            with _ended_at(deadline, self._connection):
+            with ended_at(deadline, self._connection):
                 answer = self._connection.ask(question)
                 body = self._read(answer)
             # What was broken off may look like a short answer.
@@ -199,7 +199,7 @@ def _joined(headers: Message) -> dict[str, str]:
 
 
 @contextmanager
-def _ended_at(deadline: float, connection: Connection) -> Iterator[None]:
+def ended_at(deadline: float, connection: Connection) -> Iterator[None]:
     """Break off whatever is under way at the deadline: a server that sends a byte now and then defies every timeout."""
     done = threading.Event()
 

@@ -53,6 +53,8 @@ class Network:
     """Whether the operator has named the hub's own address."""
     verify: bool = True
     follows: Follows = anywhere
+    redirects: bool = True
+    """Whether redirects are followed. Where they are not, they are answers as others are."""
 
     @functools.cached_property
     def tls(self) -> ssl.SSLContext:
@@ -177,7 +179,7 @@ class Connection:
                 rest_s = max([rest_s, *spent_quotas(response.headers)])
             answer.rest_s = rest_s
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None:
+            if not self._network.redirects or response.status not in _REDIRECTS or location is None:
                 return answer
             answer.finish()
             question = question.led_to(location, response.status)

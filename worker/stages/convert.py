@@ -1,5 +1,6 @@
 """Convert: bring a fetched artefact into another form, verified before anybody sees it."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +14,13 @@ from common.errors import InvalidSpec, OutputIncomplete, StageError
 from common.outcome import Succeeded
 from common.planning import ConvertWork
 from common.plugins import Converter, ConverterPlugin, Order
-from common.spec import Evidence, Progress
+from common.spec import Evidence, Progress, Target
 from common.vocabulary import Phase
 from worker.stages.data import digest_of
 from worker.stages.inspection import dossier_of
 from worker.stages.tools import Tools
+
+log = logging.getLogger(__name__)
 
 
 def convert(work: ConvertWork, siblings: Sequence[ConvertWork], artefact_id: str | None, tools: Tools) -> Succeeded:
@@ -43,6 +46,8 @@ def convert(work: ConvertWork, siblings: Sequence[ConvertWork], artefact_id: str
     elif not reused:
         others = _cheap_siblings(wanted, siblings, source, tools)
         _make([wanted, *_with_base(others, base)], source, tools)
+    if reused:
+        log.info("conversion.reused")
     tools.attempt.progress(Progress(phase=Phase.DONE))
     return Succeeded(artefact=wanted.key, result={"reused": reused})
 
@@ -132,6 +137,8 @@ def _cheap_siblings(first: _Wanted, siblings: Sequence[ConvertWork], source: Art
 
 def _make(wanted: list[_Wanted], source: Artefact, tools: Tools) -> None:
     first, *others = wanted
+    for one in wanted:
+        log.info("conversion.begun", extra=_described(one.order.target))
     orders = [one.order for one in wanted]
     evidence, *along = first.converter.convert(tools.attempt.rooms.source, orders, tools.attempt)
     tools.attempt.checkpoint()
@@ -142,9 +149,31 @@ def _make(wanted: list[_Wanted], source: Artefact, tools: Tools) -> None:
             _save(one, seen, forms, source, tools)
 
 
+def _described(target: Target) -> dict[str, object]:
+    return {
+        "type": target.model_type or "a model of unknown type",
+        "precision": target.precision,
+        "device": target.device,
+    }
+
+
+def _tell(target: Target, evidence: Evidence) -> None:
+    seconds = {name: f"{value:.1f}" for name, value in evidence.seconds.items()}
+    steps = ", ".join(f"{name} {value} s" for name, value in seconds.items())
+    told = {"engine": evidence.engine, "profile": evidence.profile, "checks": ", ".join(evidence.checks)}
+    log.info(
+        "conversion.proven",
+        extra={**_described(target), **told, "steps": f"It took: {steps}." if steps else ""},
+    )
+    if evidence.similarity is not None:
+        log.info("conversion.compared", extra=msgspec.to_builtins(evidence.similarity))
+
+
 def _save(wanted: _Wanted, evidence: Evidence | None, forms: int, source: Artefact, tools: Tools) -> None:
     folder: Path = wanted.order.folder
     files = tools.store.blobs.take_folder(folder, tools.attempt.digests.of) if folder.is_dir() else ()
+    if evidence is not None:
+        _tell(wanted.order.target, evidence)
     if not files:
         raise OutputIncomplete("The conversion ended without an error, but wrote no files")
     tools.store.save(

@@ -1,5 +1,6 @@
 """Fetch: bring a source into the content store."""
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ from common.vocabulary import DigestAlgorithm, Phase
 from worker.stages.manifests import resolve
 from worker.stages.tools import Tools
 
+log = logging.getLogger(__name__)
+
 
 def fetch(work: FetchWork, tools: Tools) -> Succeeded:
     """Pin the source, fetch what the store lacks, and record the artefact."""
@@ -23,6 +26,7 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
     options = tools.catalog.hub(work.hub).bind(work.options)
     manifest = resolve(work, hub, tools)
     attempt.checkpoint()
+    log.info("source.resolved", extra=_told(manifest))
     key = source_key(manifest)
     artefact = tools.store.load(key)
     reused = artefact is not None
@@ -31,9 +35,25 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
         artefact = _record(key, manifest, left, tools)
         tools.store.save(artefact)
     resumed = attempt.last.bytes_resumed if attempt.last else 0
+    size, count = artefact.total_bytes, len(artefact.files)
+    log.info(
+        "source.reused" if reused else "source.fetched", extra={"files": count, "bytes": size, "resumed_bytes": resumed}
+    )
     attempt.progress(_all_there(artefact, bytes_resumed=artefact.total_bytes if reused else resumed))
     result = {"revision": manifest.revision, "reused": reused, FACTS: manifest.facts}
     return Succeeded(artefact=key, result=result, bytes=artefact.total_bytes)
+
+
+def _told(manifest: Manifest) -> dict[str, object]:
+    """What of a manifest is for the log. Where the hub does not tell all sizes, nobody knows their sum."""
+    sizes = [file.size for file in manifest.files]
+    known = sum(size for size in sizes if size is not None)
+    return {
+        "revision": manifest.revision,
+        "files": len(sizes),
+        "bytes": known if None not in sizes else "an unknown number of",
+        "licence": manifest.licence or "",
+    }
 
 
 def _record(key: str, manifest: Manifest, left: tuple[str, ...] | None, tools: Tools) -> Artefact:

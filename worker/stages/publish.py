@@ -1,5 +1,6 @@
 """Publish: show an artefact at its destination, whole, in one step."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 
 from common.artefacts.blobs import StoredFile
 from common.artefacts.manifest import Artefact, part_key
-from common.artefacts.publish import Description, Index, PublicationPlan, publish
+from common.artefacts.publish import Description, Index, Publication, PublicationPlan, publish
 from common.errors import Internal, OutputIncomplete
 from common.outcome import Succeeded
 from common.planning import PublishWork
@@ -16,6 +17,8 @@ from common.plugins import Converter
 from common.spec import Destination, Progress, Target
 from common.vocabulary import Phase
 from worker.stages.tools import Tools
+
+log = logging.getLogger(__name__)
 
 
 def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
@@ -25,6 +28,7 @@ def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
     if work.parted:
         return _show_each(work, artefact, tools)
     publication = publish(tools.store, _plan(work, artefact, tools), fence=tools.attempt.fence, now=tools.now)
+    _tell(publication)
     return Succeeded(
         artefact=artefact.id,
         result={
@@ -54,6 +58,7 @@ def _show_each(work: PublishWork, artefact: Artefact, tools: Tools) -> Succeeded
         )
         plan = _plan(described, part, tools)
         shown.append(publish(tools.store, plan, fence=tools.attempt.fence, now=tools.now))
+        _tell(shown[-1])
     return Succeeded(
         artefact=artefact.id,
         result={
@@ -68,6 +73,12 @@ def _show_each(work: PublishWork, artefact: Artefact, tools: Tools) -> Succeeded
             "models": [one.manifest.name for one in shown],
         },
     )
+
+
+def _tell(publication: Publication) -> None:
+    manifest = publication.manifest
+    told = {"path": str(publication.path), "files": len(manifest.files), "bytes": manifest.total_bytes}
+    log.info("model.kept" if publication.reused else "model.published", extra=told)
 
 
 def parts_of(artefact: Artefact) -> list[Artefact]:

@@ -1,5 +1,6 @@
 """One connection at work: it fetches the blocks it is given, and bears with a hub that fails, lies or says no."""
 
+import logging
 import random
 import threading
 import time
@@ -22,6 +23,8 @@ from worker.net.waits import wished_wait
 from worker.transfer.content import UNKNOWN_END, Block, Content
 from worker.transfer.pace import Pace, Patience
 from worker.transfer.throttle import Throttle
+
+log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -125,6 +128,9 @@ class Line:
             terms.pace.hush(terms.refused_until)
         if wait_s > patience.longest_s:
             raise trouble.error
+        event = "transfer.rate_limited" if isinstance(trouble.error, RateLimited) else "transfer.retried"
+        told = {"reason": str(trouble.error), "failures": failures, "wait_s": round(wait_s, 1)}
+        log.warning(event, extra=told)
         terms.stop.wait(wait_s)
 
     def _probe(self, content: Content) -> bool:

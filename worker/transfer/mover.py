@@ -32,6 +32,8 @@ _NEWS_S = 0.5
 """A silence that ends so much later than the one known before is a new one."""
 _FAREWELL_S = 0.3
 """How long a transfer that ends early waits for its threads. They are woken, but a lookup of a name cannot be."""
+_LARGE_BYTES = 16 * 1024 * 1024
+"""What is worth a line of its own in the log, once it is there."""
 _HASH_BYTES = 64 * 1024 * 1024
 """How far the hasher goes in one content before it looks at the others."""
 _HASH_BUFFER_BYTES = 1024 * 1024
@@ -142,6 +144,9 @@ class _Mover:
             self._breathe()
             if not content.finished:
                 self._backlog.reserve(content)
+        resumed = sum(content.resumed_bytes for content in self._backlog.contents)
+        if resumed:
+            log.info("transfer.resumed", extra={"bytes": resumed})
 
     def _breathe(self) -> None:
         """Ask whether to go on, report, and write down what has arrived, as often as is due."""
@@ -325,6 +330,9 @@ class _Mover:
         while (content := self._verified.get()) is not None and not self._stop.is_set():
             if content.checksum is not None:
                 self._attempt.store(content.part.path, content.checksum.sha256)
+                if content.end >= _LARGE_BYTES:
+                    told = {"path": str(content), "bytes": content.end, "sha256": content.checksum.sha256}
+                    log.info("file.verified", extra=told)
                 content.retire()
             self._show(content)
             if self._backlog.is_done:
