@@ -161,8 +161,8 @@ class ResultLine(View, frozen=True):
     hub: str
     operation_type: Operation
     model_path: str
-    completion_time: str | UnsetType
-    is_ovms: bool | UnsetType
+    completion_time: str | UnsetType = UNSET
+    is_ovms: bool | UnsetType = UNSET
     """Absent for an upload."""
     status: Literal["success"] = "success"
 
@@ -361,6 +361,8 @@ class Problem(View, frozen=True):
     """Why a request was refused."""
 
     detail: str
+    code: str | UnsetType = UNSET
+    """What went wrong in one word that stays the same: see docs/troubleshooting.md."""
     reason: str | UnsetType = UNSET
     """Of a hub that was asked in vain: what went wrong."""
     reason_code: str | UnsetType = UNSET

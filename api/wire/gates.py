@@ -22,8 +22,8 @@ class GateModelView(View, frozen=True):
     path: str | UnsetType = UNSET
     """Absolute, inside the container."""
     job_id: str | UnsetType = UNSET
-    percent: float | None | UnsetType = UNSET
-    eta_s: float | None | UnsetType = UNSET
+    percent: float | UnsetType | None = UNSET
+    eta_s: float | UnsetType | None = UNSET
     error_code: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
     hint: str | UnsetType = UNSET
