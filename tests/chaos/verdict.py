@@ -146,10 +146,10 @@ class Auditor:
         by_stage: dict[str, list[Any]] = defaultdict(list)
         by_job: dict[str, list[str]] = defaultdict(list)
         for event in books.events:
-            if event.stage_id is not None:
-                by_stage[event.stage_id].append(event)
-            elif event.job_id is not None:
+            if event.job_id is not None:
                 by_job[event.job_id].append(event.event)
+            elif event.stage_id is not None:
+                by_stage[event.stage_id].append(event)
         for stage_id, events in by_stage.items():
             self._judge_stage(stage_id, books.stages[stage_id], events)
         for job_id, job in books.jobs.items():
