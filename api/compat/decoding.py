@@ -39,7 +39,7 @@ class Reader:
         self._context = dict(context or {})
         self._faults: list[Fault] = []
 
-    def query(self, model: type[M], values: Iterable[tuple[str, str]]) -> M | None:
+    def query(self, model: type[M], values: Iterable[tuple[str, object]]) -> M | None:
         """The query string. Of a name that comes twice, the last value counts."""
         return self._validated(model, dict(values), "query")
 

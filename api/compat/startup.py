@@ -5,11 +5,12 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.compat.decoding import Reader, Unprocessable, UnreadableBody
+from api.compat.gates import MOST_MODELS, GateName
 from api.compat.submission import HUBS, ModelRequest
 from api.compat.yaml_text import UnusableYaml, read_yaml
 from api.wire import Fault
@@ -17,7 +18,10 @@ from api.wire import Fault
 MOST_BYTES = 1024 * 1024
 """The largest file that is read."""
 
-_MOST_MODELS = 100
+STARTUP = "startup"
+"""The gate of the models that stand in no gate of their own."""
+
+_MOST_GATES = 100
 _LONGEST_PATH = 4096
 _MOST_FAULTS = 10
 
@@ -45,6 +49,24 @@ class StartupModel(ModelRequest):
     download_path: DownloadPath | None = None
 
 
+StartupModelList = Annotated[list[StartupModel], Field(min_length=1, max_length=MOST_MODELS)]
+
+
+def _own_name(name: str) -> str:
+    if name == STARTUP:
+        raise ValueError("is the name of the gate of 'models'")
+    return name
+
+
+class StartupGate(BaseModel):
+    """A gate of its own, and where its models go, if not where the others go."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    download_path: DownloadPath | None = None
+    models: StartupModelList
+
+
 class StartupFile(BaseModel):
     """What the file holds."""
 
@@ -53,7 +75,25 @@ class StartupFile(BaseModel):
     download_path: DownloadPath
     parallel_downloads: bool | None = False
     """Has no effect, as in a request."""
-    models: Annotated[list[StartupModel], Field(min_length=1, max_length=_MOST_MODELS)]
+    models: StartupModelList = []
+    gates: Annotated[
+        dict[Annotated[GateName, AfterValidator(_own_name)], StartupGate], Field(min_length=1, max_length=_MOST_GATES)
+    ] = {}
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.models and not self.gates:
+            raise ValueError("names no models: there must be 'models', or 'gates'")
+        return self
+
+    def groups(self) -> dict[str, StartupGate]:
+        """The gates of the file, that of its own models among them, each with where its models go."""
+        own = {STARTUP: StartupGate(download_path=self.download_path, models=self.models)} if self.models else {}
+        others = {
+            name: gate.model_copy(update={"download_path": gate.download_path or self.download_path})
+            for name, gate in self.gates.items()
+        }
+        return own | others
 
 
 def read_startup_file(path: str, installed_hubs: Iterable[str]) -> StartupFile:

@@ -1,7 +1,8 @@
-"""The models that are asked for at a start: in the background, each by itself, and again at every start."""
+"""The gates that are asked for at a start: in the background, each model by itself, and again at every start."""
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from common.outcome import Failed
 from common.planning import secret_of
 from common.store.database import Database
 from common.store.jobs import JobStore
-from common.vocabulary import JobState, Pool
+from common.vocabulary import JobState
 from migrations.command import upgrade
 from tests.builders import a_download
 from tests.e2e.service import Service
 from tests.fakes.huggingface import FakeHuggingFace
+from tests.shelving import bring
 from tests.web import NOBODY, Web, web
 
 A_MODEL: dict[str, Any] = {"name": "org/a", "hub": "huggingface"}
@@ -150,20 +152,23 @@ def test_without_a_file_nothing_is_asked_for_or_said(tmp_path: Path, caplog: pyt
     assert not events(caplog, UNUSABLE)
 
 
-def test_the_set_is_there_when_every_job_is_completed(service: Web) -> None:
+def test_the_set_is_there_when_every_model_is(service: Web) -> None:
     await_part(service, "2 of 2 are not there. Still to come: org/a, org/b.")
-    service.complete()
+    bring(service)
     await_part(service, "1 of 2 are not there. Still to come: org/b.")
-    service.complete()
+    at = bring(service)
     await_part(service, "ok")
+    assert service.get("/gates/startup").status_code == 200
     for job in jobs(service):
         assert service.delete(f"/jobs/{job['id']}").is_success
     time.sleep(1.1)
     assert part(service) == "ok", "what is there stays there when its job is forgotten"
+    shutil.rmtree(at)
+    await_part(service, "1 of 2 are not there. Gone: org/b.")
 
 
 def test_a_failed_model_is_named_until_a_retry_has_brought_it(service: Web) -> None:
-    service.complete()
+    bring(service)
     service.settle(Failed(code="source_gated", detail="no", hint=""))
     await_part(service, "1 of 2 are not there. Failed: org/b (source_gated).")
     assert service.get("/ready").status_code == 503
@@ -175,7 +180,7 @@ def test_a_failed_model_is_named_until_a_retry_has_brought_it(service: Web) -> N
         service.post(f"/jobs/{again}/cancel")
         await_part(service, "1 of 2 are not there. Failed: org/b (canceled).")
     service.post(f"/jobs/{jobs(service)[-1]['id']}/retry")
-    service.complete()
+    bring(service)
     await_part(service, "ok")
 
 
@@ -183,7 +188,7 @@ def test_a_job_that_was_deleted_will_not_bring_its_model(service: Web) -> None:
     first, second = jobs(service)
     service.post(f"/jobs/{first['id']}/cancel")
     assert service.delete(f"/jobs/{first['id']}").is_success
-    await_part(service, "2 of 2 are not there. Still to come: org/b. Failed: org/a (its job was deleted).")
+    await_part(service, "2 of 2 are not there. Still to come: org/b. Failed: org/a (job_deleted).")
     assert second["status"] == "queued"
 
 
@@ -215,16 +220,77 @@ def test_nobody_waits_for_a_database_after_the_end(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_second_start_asks_again_and_shares_what_is_on_its_way(tmp_path: Path) -> None:
-    file = a_file(tmp_path, A_MODEL)
+def test_a_second_start_asks_only_for_what_is_neither_there_nor_on_its_way(tmp_path: Path) -> None:
+    file = a_file(tmp_path, A_MODEL, ANOTHER, {**ANOTHER, "name": "org/c"})
     with web(tmp_path, startup_models_config=file) as service:
-        await_jobs(service, 1)
+        await_jobs(service, 3)
+        bring(service)
+        service.settle(Failed(code="source_gated", detail="no", hint=""))
+        await_part(service, "2 of 3 are not there. Still to come: org/c. Failed: org/b (source_gated).")
     with web(tmp_path, startup_models_config=file) as service:
-        await_jobs(service, 2)
-        service.complete()
-        assert [job["status"] for job in jobs(service)] == ["completed", "completed"]
-        assert service.stages.claim(Pool.DOWNLOAD, "nobody") is None
+        await_jobs(service, 4)
+        assert jobs(service)[-1]["model_name"] == "org/b"
+        await_part(service, "2 of 3 are not there. Still to come: org/b, org/c.")
+        bring(service)
+        bring(service)
         await_part(service, "ok")
+    with web(tmp_path, startup_models_config=file) as service:
+        await_part(service, "ok")
+        assert len(jobs(service)) == 4
+
+
+def test_processes_that_start_together_make_no_job_twice(tmp_path: Path) -> None:
+    file = a_file(tmp_path, A_MODEL, ANOTHER, gates={"chat": {"models": [ANOTHER]}})
+    with web(tmp_path, startup_models_config=file) as first, web(tmp_path, startup_models_config=file) as second:
+        for service in (first, second):
+            await_part(service, "2 of 2 are not there. Still to come: org/a, org/b.")
+            until(lambda service=service: service.get("/gates/chat").status_code == 503)
+            until(
+                lambda service=service: (
+                    service.client.app.dependencies["startup"].dependency()._thread.is_alive() is False
+                )
+            )
+        assert sorted(job["model_name"] for job in jobs(first)) == ["org/a", "org/b", "org/b"]
+
+
+def test_a_file_may_name_gates_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gates = {
+        "chat": {"models": [ANOTHER, {"name": "llama3", "hub": "ollama"}]},
+        "vision": {"download_path": "see", "models": [{**A_MODEL, "name": "org/c"}]},
+    }
+    file = a_file(tmp_path, A_MODEL, gates=gates)
+    with web(tmp_path, enabled_plugins="huggingface", startup_models_config=file) as service:
+        until(lambda: len(events(caplog, SCHEDULED)) == 3)
+        assert {event["gate"] for event in events(caplog, SCHEDULED)} == {"startup", "chat", "vision"}
+        assert [gate["name"] for gate in service.get("/gates").json()["gates"]] == ["chat", "startup", "vision"]
+        said = service.get("/gates/chat").json()
+        assert said["message"] == "2 of 2 are not there. Still to come: org/b. Failed: llama3 (plugin_unavailable)."
+        assert "Plugin 'ollama' is not available" in said["models"][1]["error"]
+        (see,) = service.get("/gates/vision").json()["models"]
+        assert see["path"] == str(service.models_dir / "see/huggingface/org_c")
+        for _ in range(3):
+            bring(service)
+        until(lambda: service.get("/gates/vision").status_code == 200)
+        await_part(service, "ok")
+        assert service.get("/gates/chat").status_code == 503
+
+
+def test_a_file_with_nothing_but_gates_has_no_models_to_wait_for(tmp_path: Path) -> None:
+    file = tmp_path / "startup.json"
+    file.write_text(json.dumps({"download_path": ".", "gates": {"chat": {"models": [A_MODEL]}}}))
+    with web(tmp_path, startup_models_config=str(file)) as service:
+        await_jobs(service, 1)
+        await_part(service, "ok")
+        assert service.get("/gates/startup").status_code == 404
+        assert service.get("/ready", params={"gate": "chat"}).json()["parts"]["gate:chat"].startswith("1 of 1 are not")
+
+
+def test_two_models_for_one_place_are_one_too_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = a_file(tmp_path, A_MODEL, {**A_MODEL, "revision": "v1"}, A_MODEL)
+    with web(tmp_path, startup_models_config=file) as service:
+        await_part(service, "2 of 2 are not there. Still to come: org/a. Failed: org/a (invalid_spec).")
+        assert len(jobs(service)) == 1
+        assert "in the same place" in events(caplog, REFUSED)[0]["reason"]
 
 
 def test_a_conversion_with_credentials_is_asked_for_like_any_other(tmp_path: Path) -> None:
@@ -258,23 +324,9 @@ def test_a_restart_of_the_service_transfers_nothing_again(tmp_path: Path) -> Non
             service.await_ready()
             service.wait_until(lambda: service.get("/ready", api="api-2").is_success, 60, "ready")
             found = service.get("/jobs").json()["jobs"]
-            assert [job["status"] for job in found] == ["completed"] * 6
-            assert all(job["result"]["reused"] for job in found[2:])
+            assert [job["status"] for job in found] == ["completed"] * 2, "what is there is not asked for again"
             assert hub.requests.bytes_served(origin="cdn") == served, "nothing was transferred again"
             assert (place / "org_a").stat().st_ino == identity, "and nothing was published again"
-
-
-def test_the_store_is_asked_once_a_second_at_most(service: Web) -> None:
-    startup = service.client.app.dependencies["startup"].dependency()
-    now = [1.0]
-    startup._clock = lambda: now[0]
-    startup._looked_at = None
-    assert part(service) == "2 of 2 are not there. Still to come: org/a, org/b."
-    service.complete()
-    now[0] = 1.9
-    assert part(service) == "2 of 2 are not there. Still to come: org/a, org/b."
-    now[0] = 2.0
-    assert part(service) == "1 of 2 are not there. Still to come: org/b."
 
 
 def test_the_table_tells_what_has_become_of_jobs(database: Database) -> None:
@@ -284,10 +336,10 @@ def test_the_table_tells_what_has_become_of_jobs(database: Database) -> None:
         store.cancel(job_id)
     again = store.retry(second)
     store.retry(other)
-    told = store.fates({first: "org/a", second: "org/b", "no-such-job": "org/b"})
+    told = store.followed({first: "org/a", second: "org/b", "no-such-job": "org/b"})
     assert [(fate.id, fate.state, fate.retry_of) for fate in told] == [
         (first, JobState.QUEUED, None),
         (second, JobState.CANCELED, None),
         (again, JobState.QUEUED, second),
     ]
-    assert store.fates({}) == []
+    assert store.followed({}) == []

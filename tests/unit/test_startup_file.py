@@ -85,7 +85,8 @@ def test_yaml_says_the_same_as_a_request(tmp_path: Path) -> None:
 def test_the_example_is_a_startup_file() -> None:
     file = read_startup_file(str(EXAMPLE), HUBS)
     assert len(file.models) > 1
-    assert all(model.wish() for model in file.models)
+    assert file.gates
+    assert all(model.wish() for group in file.groups().values() for model in group.models)
 
 
 def test_a_shared_config_may_be_written_once(tmp_path: Path) -> None:
@@ -138,11 +139,31 @@ def test_a_hundred_models_and_a_mebibyte_are_taken(tmp_path: Path) -> None:
         ({"download_path": "a" * 4097}, "download_path: String should have at most 4096 characters"),
         ({"download_path": None}, "download_path: "),
         ({"parallel_downloads": "perhaps"}, "parallel_downloads: "),
+        ({"gates": {}}, "gates: Dictionary should have at least 1 item"),
+        ({"gates": {"Chat": {"models": [A_MODEL]}}}, "gates.Chat.[key]: Value error, must be 1 to 63 of a-z"),
+        ({"gates": {"startup": {"models": [A_MODEL]}}}, "gates.startup.[key]: Value error, is the name of the gate of"),
+        ({"gates": {"chat": {"models": []}}}, "gates.chat.models: List should have at least 1 item"),
+        ({"gates": {"chat": {"models": [{**A_MODEL, "colour": "blue"}]}}}, "gates.chat.models.0.colour: Extra inputs"),
+        ({"gates": {"chat": {"models": [A_MODEL], "more": 1}}}, "gates.chat.more: Extra inputs are not permitted"),
+        ({"gates": {"chat": {"models": [A_MODEL], "download_path": ""}}}, "gates.chat.download_path: String should"),
     ],
 )
 def test_case_70_one_wrong_field_leaves_the_whole_file_aside(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     for name in ("startup.json", "startup.yaml"):
         assert said in refused(tmp_path, {**A_FILE, **change}, name)
+
+
+def test_gates_of_the_file_go_where_the_file_says_unless_they_say_otherwise(tmp_path: Path) -> None:
+    gates = {"chat": {"models": [A_MODEL]}, "see": {"models": [A_MODEL], "download_path": "eyes"}}
+    groups = read(tmp_path, {**A_FILE, "gates": gates}).groups()
+    assert {name: group.download_path for name, group in groups.items()} == {
+        "startup": "models",
+        "chat": "models",
+        "see": "eyes",
+    }
+    alone = read(tmp_path, {"download_path": "models", "gates": gates})
+    assert list(alone.groups()) == ["chat", "see"]
+    assert "there must be 'models', or 'gates'" in refused(tmp_path, {"download_path": "models"})
 
 
 def test_faults_are_told_together_but_not_without_end(tmp_path: Path) -> None:
