@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from api.embedded.redis_server import (
 from common.settings import Settings, SettingsError, read_settings
 
 DEFAULT_MODELS_DIR = "./models"
+WORKERS = ("download", "convert", "reconcile")
+"""The worker processes of a whole service."""
 
 _TICK_S = 0.2
 _REDIS_START_S = 10.0
@@ -57,11 +59,21 @@ class EmbeddedService:
     Raises CannotStart or SettingsError while nothing has been started yet.
     """
 
-    def __init__(self, environment: Mapping[str, str], console: Console) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        console: Console,
+        *,
+        own_state: Path | None = None,
+        workers: Sequence[str] = WORKERS,
+    ) -> None:
+        """`own_state` is where the state of a service lies that leaves nothing of it on the volume."""
         settings = read_settings({**environment, "MODELS_DIR": environment.get("MODELS_DIR") or DEFAULT_MODELS_DIR})
         self._settings = settings
         self._console = console
         self._environment = {**environment, **_derived(settings), "PYTHONUNBUFFERED": "1"}
+        self._own_state = own_state
+        self._workers = workers
         self._own_redis = not environment.get("REDIS_URL")
         self._processes: dict[str, Process] = {}
         self._stopping = threading.Event()
@@ -71,7 +83,7 @@ class EmbeddedService:
         """Start everything, keep it running until SIGINT, SIGTERM or SIGHUP, stop everything. The exit code."""
         state = self._settings.state_dir
         _make_folder(state)
-        with _sole_owner(state / "up.lock"), self._heeding_signals():
+        with _sole_owner(state / "up.lock", for_once=self._own_state is not None), self._heeding_signals():
             self._check_port()
             try:
                 return self._serve()
@@ -83,8 +95,8 @@ class EmbeddedService:
         if not self._migrate():
             return 0 if self._stopping.is_set() else 1
         self._start("api", python("api.asgi"))
-        for pool in ("download", "convert", "reconcile"):
-            self._start(pool, python("worker", pool))
+        for worker in self._workers:
+            self._start(worker, python("worker", worker))
         readiness = ReadinessWatch(self._settings, self._console)
         while not self._stopping.wait(_TICK_S):
             for process in self._processes.values():
@@ -108,9 +120,10 @@ class EmbeddedService:
         server = find_redis_server(self._environment)
         if server is None:
             raise CannotStart("There is no Redis: install redis-server, or modelferry[embedded], or set REDIS_URL.")
-        folder = self._settings.state_dir / "redis"
+        state = self._own_state or self._settings.state_dir
+        folder = state / "redis"
         _make_folder(folder)
-        port = remembered_port(self._settings.state_dir / "redis.port")
+        port = remembered_port(state / "redis.port")
         self._environment["REDIS_URL"] = redis_url(port)
         process = self._start("redis", redis_command(server, port, folder))
         if self._redis_answers(port, process):
@@ -197,10 +210,16 @@ class EmbeddedService:
         self._console.line(SERVICE, text)
 
 
-def run(environment: Mapping[str, str], console: Console) -> int:
+def run(
+    environment: Mapping[str, str],
+    console: Console,
+    *,
+    own_state: Path | None = None,
+    workers: Sequence[str] = WORKERS,
+) -> int:
     """Run the embedded service; says what is in the way. The exit code."""
     try:
-        return EmbeddedService(environment, console).run()
+        return EmbeddedService(environment, console, own_state=own_state, workers=workers).run()
     except (CannotStart, SettingsError) as error:
         console.line(SERVICE, str(error))
         return 2
@@ -225,8 +244,11 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _sole_owner(lock: Path) -> Iterator[None]:
-    """Hold the models directory for this process alone; the kernel lets go of it whatever becomes of us."""
+def _sole_owner(lock: Path, *, for_once: bool) -> Iterator[None]:
+    """Hold the models directory for this process alone; the kernel lets go of it whatever becomes of us.
+
+    `for_once` takes the file away again.
+    """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -236,8 +258,20 @@ def _sole_owner(lock: Path) -> Iterator[None]:
             raise CannotStart(
                 f"Another 'modelferry up' (process {owner}) serves this models directory: {lock.parents[2]}"
             ) from None
+        if not _is_at(lock, descriptor):
+            # Somebody who had it for once took it away between our two steps.
+            raise CannotStart(f"Another service has just left this models directory: {lock.parents[2]}. Try again.")
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
+        if for_once:
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
