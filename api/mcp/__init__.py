@@ -1,0 +1,1 @@
+"""Modelferry as an MCP server: tools, resources and prompts for agents."""
