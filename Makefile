@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check fix lock chaos bench clean
+.PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check fix lock chaos bench screenshots docs clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -72,6 +72,13 @@ bench: setup-dev  ## Measure transfer, conversion and queue against other tools,
 	$(PRIVATE_HOME) $(BIN)/python -m bench.transfer
 	$(PRIVATE_HOME) $(BIN)/python -m bench.convert
 	$(PRIVATE_HOME) $(BIN)/python -m bench.queue
+
+screenshots: setup-tests  ## Take the pictures of the dashboard in docs/screenshots anew
+	$(PRIVATE_HOME) $(BIN)/python -m scripts.screenshots
+
+# Needs no network, once `make setup-dev` has installed what it needs.
+docs: setup-dev  ## Build the documentation as a site in dist/site
+	$(PRIVATE_HOME) $(BIN)/python -m scripts.build_docs
 
 clean:  ## Remove caches and the demo's folder; .venv and ./models stay
 	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

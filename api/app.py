@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from urllib.parse import quote
 
@@ -21,15 +21,26 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Message, Method, Re
 from litestar.types.internal_types import PathParameterDefinition
 
 from api.compat.upload import UploadLimits
+from api.dashboard.wiring import dashboard
+from api.gate_views import gate_view
+from api.gates import Gates
+from api.gates.answers import GateAnswers
+from api.gates.shelf import Shelf
+from api.gates.standing import Eyes
 from api.library import Models
+from api.live.leaving import before_the_end
+from api.live.streams import Streams
+from api.mcp.door import Door, mcp_route
+from api.overview import Overview
 from api.problems import HANDLERS
 from api.questions import Answers, Hubs
-from api.routes import docs, health, jobs, library, limits, models, plugins, uploads
+from api.routes import docs, events, gates, health, jobs, library, limits, models, overview, plugins, uploads, webhooks
 from api.startup import StartupModels
 from api.tickets import TicketSender
 from api.uploads import Uploads
 from api.usecases import Jobs, Limits, Readiness
 from api.views import Places
+from api.webhooks import Webhooks
 from common.artefacts.layout import Volume
 from common.artefacts.library import Library
 from common.broker import Broker
@@ -37,8 +48,11 @@ from common.catalog.registry import Catalog
 from common.seals import Seal
 from common.settings import Settings
 from common.store.database import Database
+from common.store.gates import GateStore
 from common.store.jobs import JobStore
 from common.store.limits import LimitStore
+from common.store.overview import OverviewStore
+from common.store.stages import RetryPolicy, StageStore
 
 PREFIX = "/api/v1"
 """Every route answers with it and without it."""
@@ -70,9 +84,27 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     jobs.cancel_job,
     jobs.retry_job,
     jobs.delete_job,
+    events.watch_job,
+    events.watch_all,
+    events.read_log,
+    gates.put_gate,
+    gates.get_gate,
+    gates.list_gates,
+    gates.remove_gate,
     limits.list_limits,
     limits.put_limit,
     limits.remove_limit,
+    overview.get_overview,
+    overview.list_workers,
+    webhooks.list_webhooks,
+    webhooks.add_webhook,
+    webhooks.get_webhook,
+    webhooks.change_webhook,
+    webhooks.remove_webhook,
+    webhooks.rotate_webhook,
+    webhooks.test_webhook,
+    webhooks.list_deliveries,
+    webhooks.redeliver,
     plugins.list_plugins,
     docs.openapi_document,
     docs.docs_page,
@@ -90,7 +122,12 @@ def create_app(settings: Settings) -> Litestar:
     hubs = Hubs(catalog=catalog, answers=Answers(store=store, tickets=tickets), seal=Seal.of(settings))
     volume = Volume(settings.models_dir.absolute())
     use_cases = Jobs(store=store, catalog=catalog, tickets=tickets, volume=volume, hubs=hubs)
-    startup = StartupModels(settings.startup_models_config, use_cases)
+    places = Places(models_dir=settings.models_dir.absolute(), model_path=settings.model_path)
+    streams = Streams.of(database, places)
+    eyes = Eyes(store=GateStore(database), jobs=store, shelf=Shelf(volume))
+    gate_answers = GateAnswers(eyes, partial(gate_view, places=places))
+    gated = Gates(store=eyes.store, jobs=use_cases, eyes=eyes, changed=gate_answers.forget)
+    startup = StartupModels(settings.startup_models_config, gated, gate_answers)
     operator = Limits(store=LimitStore(database), catalog=catalog)
     readiness = Readiness(store=store, catalog=catalog, broker=broker, alive_within_s=_ALIVE_WITHIN_S)
     upload_limits = UploadLimits(most_mb=settings.max_upload_size_mb, block_bytes=settings.upload_chunk_size_kb * 1024)
@@ -101,13 +138,24 @@ def create_app(settings: Settings) -> Litestar:
         spare_bytes=settings.spare_mb * _MIB,
     )
     local = Models(library=Library(volume), store=store)
+    glance = Overview(
+        store=OverviewStore(database),
+        jobs=store,
+        stages=StageStore(database, lease_s=settings.lease_s, retry=RetryPolicy()),
+        limits=operator.store,
+        library=local.library,
+        alive_within_s=_ALIVE_WITHIN_S,
+    )
+    hooks = Webhooks.of(settings, database)
+    mcp = Door(_listed(settings.cors_allow_origins))
     long_work = ThreadPoolExecutor(_LONG_WORK, thread_name_prefix="long-work")
-    places = Places(models_dir=settings.models_dir.absolute(), model_path=settings.model_path)
     return Litestar(
         # A router for both forms: it knows all methods of a path before the application wraps the handlers, once.
         route_handlers=[
             Router("/", route_handlers=ROUTES),
             Router(PREFIX, route_handlers=ROUTES, include_in_schema=False),
+            mcp_route(mcp, "/mcp", f"{PREFIX}/mcp"),
+            dashboard(),
         ],
         dependencies={
             "jobs": Provide(lambda: use_cases, sync_to_thread=False),
@@ -115,10 +163,16 @@ def create_app(settings: Settings) -> Litestar:
             "limits": Provide(lambda: operator, sync_to_thread=False),
             "readiness": Provide(lambda: readiness, sync_to_thread=False),
             "startup": Provide(lambda: startup, sync_to_thread=False),
+            "gates": Provide(lambda: gated, sync_to_thread=False),
+            "gate_answers": Provide(lambda: gate_answers, sync_to_thread=False),
             "uploads": Provide(lambda: incoming, sync_to_thread=False),
             "upload_limits": Provide(lambda: upload_limits, sync_to_thread=False),
             "library": Provide(lambda: local, sync_to_thread=False),
             "long_work": Provide(lambda: long_work, sync_to_thread=False),
+            "overview": Provide(lambda: glance, sync_to_thread=False),
+            "flower_url": Provide(lambda: settings.flower_url, sync_to_thread=False),
+            "webhooks": Provide(lambda: hooks, sync_to_thread=False),
+            "streams": Provide(lambda: streams, sync_to_thread=False),
             "places": Provide(lambda: places, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
@@ -127,8 +181,16 @@ def create_app(settings: Settings) -> Litestar:
         openapi_config=_openapi(),
         logging_config=None,
         request_max_body_size=_MAX_BODY_BYTES,
-        on_startup=[startup.start],
-        on_shutdown=[startup.stop, tickets.stop, long_work.shutdown, database.dispose],
+        on_startup=[startup.start, partial(before_the_end, streams.feed.close)],
+        on_shutdown=[
+            streams.feed.close,
+            mcp.close,
+            startup.stop,
+            gate_answers.stop,
+            tickets.stop,
+            long_work.shutdown,
+            database.dispose,
+        ],
     )
 
 

@@ -21,7 +21,7 @@ from litestar.status_codes import (
     HTTP_507_INSUFFICIENT_STORAGE,
 )
 from litestar.types import ExceptionHandlersMap
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from api.compat.decoding import Unprocessable, UnreadableBody
 from api.compat.leaving import ClientGone
@@ -33,6 +33,7 @@ from common.errors import (
     DestinationInvalid,
     DestinationOutside,
     DiskFull,
+    GatesFull,
     HubCannotList,
     InvalidSpec,
     JobActive,
@@ -42,9 +43,11 @@ from common.errors import (
     ModelBusy,
     ModelExists,
     ModelferryError,
+    NoSuchGate,
     NoSuchJob,
     NoSuchLimit,
     NoSuchModel,
+    NoSuchWebhook,
     NotCancellable,
     NothingMade,
     NotManaged,
@@ -52,8 +55,12 @@ from common.errors import (
     PluginUnavailable,
     PublicationRefused,
     ServiceUnavailable,
+    StageError,
     UploadRefused,
     UploadTooLarge,
+    WebhookOff,
+    WebhooksFull,
+    WebhookUnreadable,
 )
 
 log = logging.getLogger(__name__)
@@ -79,7 +86,13 @@ STATUS: Mapping[type[ModelferryError], int] = {
     NothingMade: HTTP_409_CONFLICT,
     KeyInFlight: HTTP_409_CONFLICT,
     NoSuchLimit: HTTP_404_NOT_FOUND,
+    NoSuchGate: HTTP_404_NOT_FOUND,
+    GatesFull: HTTP_409_CONFLICT,
     NoSuchModel: HTTP_404_NOT_FOUND,
+    NoSuchWebhook: HTTP_404_NOT_FOUND,
+    WebhooksFull: HTTP_409_CONFLICT,
+    WebhookOff: HTTP_409_CONFLICT,
+    WebhookUnreadable: HTTP_409_CONFLICT,
     ModelBusy: HTTP_409_CONFLICT,
     ModelExists: HTTP_409_CONFLICT,
     NotManaged: HTTP_409_CONFLICT,
@@ -132,7 +145,12 @@ def _ours(_request: AnyRequest, error: ModelferryError) -> Response[Problem]:
     status = next((STATUS[kind] for kind in kinds if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
     wait_s = next((_RETRY_AFTER_S[kind] for kind in kinds if kind in _RETRY_AFTER_S), None)
     headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-    return Response(Problem(detail=str(error)), status_code=status, headers=headers)
+    problem = Problem(detail=str(error), code=getattr(error, "code", UNSET), hint=_hint(error))
+    return Response(problem, status_code=status, headers=headers)
+
+
+def _hint(error: ModelferryError) -> str | UnsetType:
+    return (error.advice or UNSET) if isinstance(error, StageError) else UNSET
 
 
 def _no_list(_request: AnyRequest, error: ListingFailed) -> Response[Problem]:

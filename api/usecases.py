@@ -83,7 +83,7 @@ class Jobs:
         """
 
         def add(reservation: KeyReservation | None) -> list[str]:
-            specs, sealed = self._judged(wishes, download_path, asker)
+            specs, sealed = self.judged(wishes, download_path, asker)
             return self.store.add(specs, tenant=asker.tenant, key=reservation, sealed=sealed)
 
         return self._once(asker, add)
@@ -94,7 +94,7 @@ class Jobs:
         Raises PluginUnavailable, DestinationOutside, DestinationInvalid, InvalidSpec, CredentialsInvalid or
         ServiceUnavailable.
         """
-        specs, sealed = self._judged(wishes, download_path, asker)
+        specs, sealed = self.judged(wishes, download_path, asker)
         plans = [structs.replace(spec, operation=Operation.PLAN) for spec in specs]
         return self.hubs.answers.of(plans, tenant=asker.tenant, within_s=_PLAN_S, sealed=sealed)
 
@@ -158,12 +158,13 @@ class Jobs:
         _check_id(job_id)
         return self.store.cancel(job_id)
 
-    def _judged(
+    def judged(
         self, wishes: Sequence[Wish], download_path: str, asker: Asker
     ) -> tuple[list[JobSpec], dict[str, bytes]]:
         """The specs of these wishes, and the credentials that they name, sealed.
 
         All wishes are judged, and the credentials that are to be checked have been, before anything comes of one.
+        Raises what `submit` raises for wishes that will not do.
         """
         for wish in wishes:
             require_plugins(wish, self.catalog)

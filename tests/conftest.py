@@ -15,12 +15,16 @@ from tests.databases import postgres_url, sqlite_url
 
 ALONE = {
     "chaos": {"test_chaos"},
-    "e2e": {"test_conversion_kills", "test_crashes", "test_embedded", "test_memory", "test_recovery", "test_sharing"},
+    "e2e": {
+        "test_conversion_kills", "test_crashes", "test_dashboard_jobs", "test_dashboard_models", "test_dashboard_pages",
+        "test_embedded", "test_memory", "test_recovery", "test_sharing",
+    },
     "contract": {"test_geti_hub", "test_hls_hub", "test_ollama_hub", "test_omz_hub"},
     "integration": {
-        "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_clocks",
-        "test_connections", "test_forkserver", "test_memory", "test_races", "test_runner", "test_transfer",
-        "test_transfer_allowance", "test_transfer_network",
+        "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_cli",
+        "test_cli_ephemeral", "test_clocks", "test_connections", "test_events_streams", "test_forkserver",
+        "test_job_log", "test_memory", "test_races", "test_runner", "test_transfer",
+        "test_transfer_allowance", "test_transfer_network", "test_webhook_receivers",
     },
 }  # fmt: skip
 """What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""

@@ -11,19 +11,11 @@ from litestar.status_codes import HTTP_200_OK
 from api.compat.leaving import attended
 from api.compat.local_models import LocalModelsQuery, read_local_models_query
 from api.library import Models
-from api.library_views import (
-    LocalModelPage,
-    RemovalView,
-    VerificationView,
-    WholeLocalModelView,
-    local_model,
-    local_page,
-    removal_view,
-    verification_view,
-)
+from api.library_views import local_model, local_page, removal_view, verification_view
 from api.problems import AnyRequest, documented
 from api.routes.documented import reads
 from api.views import Places
+from api.wire.local import LocalModelPage, RemovalView, VerificationView, WholeLocalModelView
 
 
 @get(

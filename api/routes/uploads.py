@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -13,11 +14,12 @@ from litestar.status_codes import HTTP_200_OK
 
 from api.compat.leaving import attended
 from api.compat.upload import UploadLimits, read_upload
-from api.library_views import UploadedView, uploaded_view
+from api.library_views import uploaded_view
 from api.problems import AnyRequest, documented
 from api.routes.asking import HEADERS, read_asker
 from api.uploads import Upload, Uploads
 from api.views import Places
+from api.wire.local import UploadedView
 
 
 def _text(description: str, default: str | None = None) -> Schema:
@@ -37,6 +39,7 @@ _FORM = Schema(
 )
 
 
+@dataclass
 class _Uploading(Operation):
     """The operation of a route that reads the form by itself."""
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.browser import chromium
+from tests.dashboard_service import DashboardService, dashboard_service
 from tests.e2e.service import Service
 from tests.fakes.huggingface import FakeHuggingFace
 from tests.fakes.tiny_models import tiny_bert, tiny_llama, tiny_reranker
@@ -38,3 +41,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny: SimpleNamespace) -> It
             PYTHONPATH=str(PLUGINS),
         ) as service:
             yield SimpleNamespace(hub=hub, service=service)
+
+
+@pytest.fixture(scope="session")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DashboardService]:
+    """A service for all tests of the dashboard. Each cleans up after itself."""
+    with dashboard_service(tmp_path_factory.mktemp("dashboard")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for one module: its event loop must be gone before other tests want one of their own."""
+    with chromium() as browser:
+        yield browser

@@ -1,0 +1,31 @@
+"""Refuses forms that another site has sent: the API is open to other origins by contract, its pages are not."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar.connection import ASGIConnection
+from litestar.exceptions import PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN = frozenset({"same-origin", "none"})
+
+
+def own_forms_only(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Let through what changes nothing, and what one of our own pages has sent. Raises PermissionDeniedException.
+
+    A browser tells where a form comes from, and no page can make it lie. Who tells nothing is no browser, and has no
+    rights but those that anybody has.
+    """
+    if connection.scope.get("method") in _SAFE:
+        return
+    site = connection.headers.get("sec-fetch-site")
+    # Browsers leave the first header out where the connection is neither encrypted nor local.
+    own = _is_own_origin(connection) if site is None else site in _OWN
+    if not own:
+        raise PermissionDeniedException("This form was sent by another site. Open the page here and send it again.")
+
+
+def _is_own_origin(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    origin = connection.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
