@@ -101,6 +101,7 @@ def job_view(record: JobRecord, places: Places) -> JobView:
         operation_type=spec.operation,
         model_name=spec.source.name,
         hub=spec.hub,
+        download_path=spec.destination.root,
         output_dir=_output_dir(spec, places),
         status=record.state,
         start_time=begun,

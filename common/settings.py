@@ -227,6 +227,11 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         return self.other_secrets | super().plugin_secrets
 
 
+def listed(text: str) -> list[str]:
+    """Entries, with commas."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
 def pairs_in(text: str) -> dict[str, str]:
     """`name=value` pairs, with commas."""
     pairs = (entry.partition("=") for entry in text.split(",") if entry.strip())

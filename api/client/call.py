@@ -58,9 +58,10 @@ class Call(Generic[V]):
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """A `Problem` or a `FaultyRequest`. What else an answer holds of the two last keys is passed over."""
+    """A `Problem`, a `FaultyRequest`, or a view that says what is wrong in the same keys."""
 
     detail: str | list[Fault]
+    code: str | None = None
     reason_code: str | None = None
     hint: str | None = None
     error_code: str | None = None
@@ -92,7 +93,7 @@ def refusal(answer: Answer) -> Refused:
     detail = problem.detail
     if not isinstance(detail, str):
         detail = "\n".join(f"{'.'.join(str(step) for step in fault.loc)}: {fault.msg}" for fault in detail)
-    return Refused(answer.status, detail, problem.error_code or problem.reason_code, problem.hint)
+    return Refused(answer.status, detail, problem.error_code or problem.reason_code or problem.code, problem.hint)
 
 
 def decoded(address: str, content: bytes | str, kind: type[V]) -> V:

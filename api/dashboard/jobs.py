@@ -64,7 +64,7 @@ def job_page(
         active="jobs",
         lines=lines[-_MOST_LINES:],
         last_line=lines[-1].id if lines else None,
-        snippets=snippets(job, record.spec.destination.root, address),
+        snippets=snippets(job, address),
         **_state(job, jobs),
     )
 

@@ -33,7 +33,7 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     config: dict[str, object] | None = None
 
 
-def snippets(job: JobView, download_path: str, address: str) -> list[Snippet]:
+def snippets(job: JobView, address: str) -> list[Snippet]:
     """How to ask this service for the same again. There is no such way for an upload."""
     if job.operation_type is Operation.UPLOAD:
         return []
@@ -47,9 +47,9 @@ def snippets(job: JobView, download_path: str, address: str) -> list[Snippet]:
         config=job.config or None,
     )
     return [
-        Snippet(key="cli", word="Command line", text=_command(wish, download_path, address)),
-        Snippet(key="curl", word="curl", text=_curl(wish, download_path, address)),
-        Snippet(key="python", word="Python", text=_python(wish, download_path, address)),
+        Snippet(key="cli", word="Command line", text=_command(wish, job.download_path, address)),
+        Snippet(key="curl", word="curl", text=_curl(wish, job.download_path, address)),
+        Snippet(key="python", word="Python", text=_python(wish, job.download_path, address)),
     ]
 
 

@@ -14,7 +14,7 @@ from api.gates import no_such_gate
 from api.gates.standing import Eyes, GateStanding
 from api.wire import Problem
 from api.wire.gates import GateView
-from common.errors import ServiceUnavailable
+from common.errors import NoSuchGate, ServiceUnavailable
 from common.gates import GATE_NAME
 
 log = logging.getLogger(__name__)
@@ -152,10 +152,11 @@ class GateAnswers:
                 del self._known[next(iter(self._known))]
 
     def _unknown(self, name: str) -> Answer:
-        return _problem(self._clock(), 404, str(no_such_gate(name)), _UNKEPT)
+        return _problem(self._clock(), 404, no_such_gate(name), _UNKEPT)
 
     def _nobody_knows(self) -> Answer:
-        return _problem(self._clock(), 503, _NOBODY_KNOWS, _UNKEPT | {"Retry-After": str(_USUAL_RETRY_S)})
+        away = ServiceUnavailable(_NOBODY_KNOWS)
+        return _problem(self._clock(), 503, away, _UNKEPT | {"Retry-After": str(_USUAL_RETRY_S)})
 
 
 def _told(at: float, view: GateView) -> Answer:
@@ -166,9 +167,9 @@ def _told(at: float, view: GateView) -> Answer:
     )
 
 
-def _problem(at: float, status: int, detail: str, headers: dict[str, str]) -> Answer:
-    body = msgspec.json.encode(Problem(detail=detail))
-    return Answer(at=at, status=status, body=body, headers=headers, lack=detail)
+def _problem(at: float, status: int, error: NoSuchGate | ServiceUnavailable, headers: dict[str, str]) -> Answer:
+    body = msgspec.json.encode(Problem(detail=str(error), code=error.code))
+    return Answer(at=at, status=status, body=body, headers=headers, lack=str(error))
 
 
 def _retry_after(eta_s: float | None) -> int:

@@ -108,6 +108,8 @@ class JobView(View, frozen=True):
     operation_type: Operation
     model_name: str
     hub: str
+    download_path: str
+    """Below which folder of the models directory, as it was asked for; empty is the models directory itself."""
     output_dir: str
     """Absolute, inside the container: the directory asked for, the folder of the precision, or that of the target."""
     status: JobState

@@ -57,6 +57,7 @@ def job(job_id: str = "j", status: JobState = JobState.QUEUED, percent: float = 
         operation_type=Operation.DOWNLOAD,
         model_name="org/model",
         hub="huggingface",
+        download_path="",
         output_dir="/m",
         status=status,
         start_time="t",
