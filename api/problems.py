@@ -105,6 +105,9 @@ STATUS: Mapping[type[ModelferryError], int] = {
     ServiceUnavailable: HTTP_503_SERVICE_UNAVAILABLE,
 }
 
+ERROR_CODE = "X-Error-Code"
+"""The header that tells what went wrong in one word, as it does at the Hugging Face hub."""
+
 _RETRY_AFTER_S: Mapping[type[ModelferryError], int] = {KeyInFlight: 1, ServiceUnavailable: 5}
 
 _MEANINGS: Mapping[int, str] = {
@@ -144,9 +147,14 @@ def _ours(_request: AnyRequest, error: ModelferryError) -> Response[Problem]:
     kinds = type(error).__mro__
     status = next((STATUS[kind] for kind in kinds if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
     wait_s = next((_RETRY_AFTER_S[kind] for kind in kinds if kind in _RETRY_AFTER_S), None)
-    headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-    problem = Problem(detail=str(error), code=getattr(error, "code", UNSET), hint=_hint(error))
-    return Response(problem, status_code=status, headers=headers)
+    headers = code_header(error) | ({} if wait_s is None else {"Retry-After": str(wait_s)})
+    return Response(Problem(detail=str(error), hint=_hint(error)), status_code=status, headers=headers)
+
+
+def code_header(error: ModelferryError) -> dict[str, str]:
+    """The error's public code. In a header: today's clients know the bodies of refusals to the letter."""
+    code = getattr(error, "code", None)
+    return {ERROR_CODE: code} if code else {}
 
 
 def _hint(error: ModelferryError) -> str | UnsetType:
@@ -155,16 +163,17 @@ def _hint(error: ModelferryError) -> str | UnsetType:
 
 def _no_list(_request: AnyRequest, error: ListingFailed) -> Response[Problem]:
     problem = Problem(detail=str(error), reason=error.reason, reason_code=error.reason_code, hint=error.hint or UNSET)
-    return Response(problem, status_code=STATUS[ListingFailed])
+    return Response(problem, status_code=STATUS[ListingFailed], headers=code_header(error))
 
 
 def _unprocessable(_request: AnyRequest, error: Unprocessable) -> Response[FaultyRequest]:
-    return Response(FaultyRequest(detail=error.faults), status_code=STATUS[Unprocessable])
+    faulty = FaultyRequest(detail=error.faults)
+    return Response(faulty, status_code=STATUS[Unprocessable], headers=code_header(error))
 
 
 def _key_reused(_request: AnyRequest, error: KeyReused) -> Response[FaultyRequest]:
     fault = Fault(type=error.code, loc=["header", "idempotency-key"], msg=str(error))
-    return Response(FaultyRequest(detail=[fault]), status_code=STATUS[KeyReused])
+    return Response(FaultyRequest(detail=[fault]), status_code=STATUS[KeyReused], headers=code_header(error))
 
 
 def _framework(_request: AnyRequest, error: HTTPException) -> Response[Problem]:

@@ -32,6 +32,8 @@ class Answer:
     status: int
     reason: str
     content: bytes
+    code: str | None = None
+    """Of a refusal, where it tells one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,6 @@ class _Problem(msgspec.Struct, frozen=True):
     """A `Problem`, a `FaultyRequest`, or a view that says what is wrong in the same keys."""
 
     detail: str | list[Fault]
-    code: str | None = None
     reason_code: str | None = None
     hint: str | None = None
     error_code: str | None = None
@@ -89,11 +90,11 @@ def refusal(answer: Answer) -> Refused:
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Refused(answer.status, f"{answer.status} {answer.reason}".strip())
+        return Refused(answer.status, f"{answer.status} {answer.reason}".strip(), answer.code)
     detail = problem.detail
     if not isinstance(detail, str):
         detail = "\n".join(f"{'.'.join(str(step) for step in fault.loc)}: {fault.msg}" for fault in detail)
-    return Refused(answer.status, detail, problem.error_code or problem.reason_code or problem.code, problem.hint)
+    return Refused(answer.status, detail, problem.error_code or problem.reason_code or answer.code, problem.hint)
 
 
 def decoded(address: str, content: bytes | str, kind: type[V]) -> V:

@@ -66,7 +66,13 @@ def listening(stream: Stream, timeout_s: float) -> dict[str, Any]:
 
 def answer_of(address: str, response: httpx.Response) -> Answer:
     """What came back; the response has been read."""
-    return Answer(address, response.status_code, response.reason_phrase, response.content)
+    return Answer(
+        address,
+        response.status_code,
+        response.reason_phrase,
+        response.content,
+        code=response.headers.get("X-Error-Code"),
+    )
 
 
 @contextmanager

@@ -168,8 +168,8 @@ def _told(at: float, view: GateView) -> Answer:
 
 
 def _problem(at: float, status: int, error: NoSuchGate | ServiceUnavailable, headers: dict[str, str]) -> Answer:
-    body = msgspec.json.encode(Problem(detail=str(error), code=error.code))
-    return Answer(at=at, status=status, body=body, headers=headers, lack=str(error))
+    body = msgspec.json.encode(Problem(detail=str(error)))
+    return Answer(at=at, status=status, body=body, headers=headers | {"X-Error-Code": error.code}, lack=str(error))
 
 
 def _retry_after(eta_s: float | None) -> int:

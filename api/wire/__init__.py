@@ -363,8 +363,6 @@ class Problem(View, frozen=True):
     """Why a request was refused."""
 
     detail: str
-    code: str | UnsetType = UNSET
-    """What went wrong in one word that stays the same: see docs/troubleshooting.md."""
     reason: str | UnsetType = UNSET
     """Of a hub that was asked in vain: what went wrong."""
     reason_code: str | UnsetType = UNSET
