@@ -19,8 +19,6 @@ _MOST_JOBS = 200
 def failure(error: Refused | Unreachable) -> Result:
     """Why a call has come to nothing; with what to do about it where that is known."""
     told: Result = {"error": str(error)}
-    if isinstance(error, Refused) and error.code is not None:
-        told["code"] = error.code
     if isinstance(error, Refused) and error.hint is not None:
         told["hint"] = error.hint
     return told

@@ -15,6 +15,7 @@ FOLDER_MODE = 0o775
 SHARED_FILE_MODE = 0o664
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_LINK_TRIES = 3
 
 
 def make_folder(path: Path) -> None:
@@ -86,13 +87,24 @@ def copy_file(source: Path, at: Path, mode: int) -> None:
 def link_file(source: Path, at: Path, copy_mode: int) -> bool:
     """Make `at` a new name of `source`. False: this file system cannot, and `at` is a copy."""
     try:
-        os.link(source, at)
+        _link(source, at)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
         copy_file(source, at, copy_mode)
         return False
     return True
+
+
+def _link(source: Path, at: Path) -> None:
+    """One try is not enough: a file that another one takes the place of in this very moment cannot be linked."""
+    for _ in range(_LINK_TRIES - 1):
+        try:
+            os.link(source, at)
+        except FileNotFoundError:
+            continue
+        return
+    os.link(source, at)
 
 
 def sync_file(path: Path, mode: int) -> None:

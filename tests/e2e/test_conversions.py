@@ -129,6 +129,7 @@ def test_data_from_elsewhere_is_refused_at_once(shore: SimpleNamespace, dataset:
     assert "dataset" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llm", "embeddings"])
 def test_what_is_kept_in_fp16_makes_later_precisions_without_the_source(
     shore: SimpleNamespace, tmp_path: Path, name: str

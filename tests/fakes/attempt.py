@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.artefacts.durable import link_file
 from common.errors import JobCancelled
 from common.plugins import Allowance, TransferLimits
 from common.spec import Progress, RemoteFile
@@ -64,7 +65,7 @@ class LocalAttempt:
         target = self.workspace / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        target.hardlink_to(self.root / "blobs" / sha256)
+        link_file(self.root / "blobs" / sha256, target, 0o644)
         return target
 
     def finished(self, file: Path) -> None:

@@ -305,6 +305,7 @@ def test_a_conversion_with_credentials_is_asked_for_like_any_other(tmp_path: Pat
     assert b"examplesecret" not in b"".join(file.read_bytes() for file in (tmp_path / "models").rglob("*.db*"))
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_service_transfers_nothing_again(tmp_path: Path) -> None:
     weights = bytes(range(256)) * 8192
     with FakeHuggingFace() as hub:

@@ -200,6 +200,7 @@ class TestInstalled:
         assert told is not None, "nothing may be skipped: this hub can do everything"
         assert int(told[1]) >= 18
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("good", "bad", "complaint"),
         [

@@ -23,7 +23,7 @@ def job(**changes: Any) -> JobView:
     }  # fmt: skip
     plain = {
         "id": "1", "job_id": "1", "operation_type": "download", "model_name": "org/model", "hub": "huggingface",
-        "output_dir": "/m", "status": "queued", "start_time": "", "creation_time": "", "plugin_name": None,
+        "download_path": "", "output_dir": "/m", "status": "queued", "start_time": "", "creation_time": "", "plugin_name": None,
         "plugin": None, "model_type": None, "revision": None, "config": {}, "attempt": 1, "priority": "normal",
         "tenant": "t", "progress": progress,
     }  # fmt: skip
