@@ -1,14 +1,12 @@
 """What every command shares: where the service is, how it answers are shown, and the errors they end with."""
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 import click
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
-from typer.models import ArgumentInfo
+from typer.core import TyperCommand, TyperOption
 
 from api.cli.amounts import seconds_in
 from api.cli.exits import Exit, Stop, complaint_about
@@ -65,16 +63,6 @@ class ServiceCommand(TyperCommand):
     def __init__(self, *arguments: Any, params: list[click.Parameter] | None = None, **more: Any) -> None:
         more["help"] = laid_out(more.get("help") or "")
         super().__init__(*arguments, params=[*(params or ()), *_shared()], **more)
-        _restore_help(self.params, more["callback"])
-
-
-def _restore_help(parameters: Sequence[click.Parameter], function: Callable[..., Any]) -> None:
-    """Give arguments their help texts again: click 8.5 takes away what Typer 0.25 has given them."""
-    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-    for parameter in parameters:
-        if isinstance(parameter, TyperArgument):
-            known = [more for more in get_args(hints[parameter.name]) if isinstance(more, ArgumentInfo)]
-            parameter.help = parameter.help or next((more.help for more in known), None)
 
 
 def laid_out(text: str) -> str:
