@@ -30,10 +30,18 @@ ALONE = {
 """What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""
 
 
+SLOW = {"e2e": {"test_conversion_kills", "test_memory", "test_recovery"}, "integration": {"test_runner"}}
+"""Whole services under faults, which `make test-slow` runs."""
+SLOW_ON_POSTGRES = {"test_clocks", "test_store_model"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in ALONE.get(item.path.parent.name, ()):
+        folder, name = item.path.parent.name, item.path.stem
+        if name in ALONE.get(folder, ()):
             item.add_marker(pytest.mark.alone)
+        if name in SLOW.get(folder, ()) or (name in SLOW_ON_POSTGRES and "postgres" in item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -53,10 +53,10 @@ class Desk:
     def runner(
         self, name: str = "one", *, pool: Pool = Pool.DOWNLOAD, url: str | None = None, slots: int | None = None
     ) -> Runner:
-        """A worker of its own: it shares nothing but the database with the others."""
+        """A worker of its own: it shares nothing but the database and the volume with the others."""
         database = Database(url or str(self.database.url))
         self._stack.callback(database.dispose)
-        volume = Volume(self._folder / name)
+        volume = Volume(self._folder / "models")
         volume.prepare()
         settings = Settings(models_dir=volume.root, hf_endpoint=self.hub.endpoint, block_mb=1, spare_mb=0)
         retry = RetryPolicy(base_s=0.1, cap_s=0.2)
