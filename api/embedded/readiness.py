@@ -64,7 +64,7 @@ class ReadinessWatch:
         address = f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
         for text in (
             f"ready at {address}",
-            f"API and a page to try it: {address}/docs",
+            f"dashboard: {address}/   API: {address}/docs",
             f"models go to {self._settings.models_dir.absolute()}",
         ):
             self._console.line(SERVICE, text)
