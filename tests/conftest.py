@@ -30,7 +30,10 @@ ALONE = {
 """What goes by the clock, or counts what happens at one time: other tests beside it would be noise."""
 
 
-SLOW = {"e2e": {"test_conversion_kills", "test_memory", "test_recovery"}, "integration": {"test_runner"}}
+SLOW = {
+    "e2e": {"test_conversion_kills", "test_crashes", "test_memory", "test_recovery", "test_sharing"},
+    "integration": {"test_runner"},
+}
 """Whole services under faults, which `make test-slow` runs."""
 SLOW_ON_POSTGRES = {"test_clocks", "test_store_model"}
 

@@ -103,6 +103,7 @@ def test_content_is_shared_after_each_has_shown_its_own_right(guarded: SimpleNam
     assert guarded.hub.requests.bytes_served(origin="cdn") == before
 
 
+@pytest.mark.slow
 def test_credentials_outlive_the_death_of_every_process(guarded: SimpleNamespace) -> None:
     service: Service = guarded.service
     guarded.hub.commit("org/gated", {"model.safetensors": b"v" * 1_500_000})

@@ -355,6 +355,7 @@ class TestAtWork:
         kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
         assert not [path for path in kept if TOKEN.encode() in path.read_bytes()]
 
+    @pytest.mark.slow
     def test_a_model_of_it_is_converted_as_any_other(
         self, environment: Environment, shelf: FakeShelf, tmp_path: Path
     ) -> None:
