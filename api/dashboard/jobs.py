@@ -55,10 +55,11 @@ def job_page(
     streams: NamedDependency[Streams],
     places: NamedDependency[Places],
 ) -> Response[str]:
-    record = jobs.job(job_id)
-    job = job_view(record, places)
-    address = str(request.base_url).rstrip("/")
+    jobs.job(job_id)
     lines = _lines(streams, job_id)
+    # After the log, from whose end the page listens: what is shown must not be older than that.
+    job = job_view(jobs.job(job_id), places)
+    address = str(request.base_url).rstrip("/")
     return pages.page(
         "job.html",
         active="jobs",

@@ -2,7 +2,7 @@
 /* What the pages can do beyond forms and links. Everything here is a convenience: without it, a page is loaded again.
 
    <body data-live="/events" data-poll="...">: one stream for the page. Its events become
-     live:job       something has happened to a job  -> parts with hx-trigger="live:job from:body throttle:1s" are fetched anew
+     live:job       something has happened to a job  -> parts with hx-trigger="live:job from:body" are fetched anew
      live:poll      every two seconds, while there is no stream
    and `progress` events move the bars of their jobs; `log` events append to the log. */
 
