@@ -18,6 +18,7 @@ from common.records import Claim
 from common.settings import read_settings
 from common.vocabulary import Pool
 from worker.forkserver import Child, ForkServer
+from worker.joblog import Notebook
 from worker.runner import Runner
 from worker.service import make_worker
 from worker.workspace import Workspace
@@ -26,7 +27,7 @@ from worker.workspace import Workspace
 class InstantRunner(Runner):
     """Claims and settles; between the two it does nothing."""
 
-    def _supervise(self, claim: Claim, rooms: Workspace) -> Outcome:  # noqa: ARG002 - the signature of what it replaces
+    def _supervise(self, claim: Claim, rooms: Workspace, notebook: Notebook) -> Outcome:  # noqa: ARG002 - as it replaces
         return DONE
 
 
