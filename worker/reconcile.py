@@ -12,6 +12,7 @@ from common.errors import ServiceUnavailable
 from common.store.retention import Retention
 from common.store.stages import StageStore
 from common.vocabulary import Pool
+from worker.cadence import Cadence
 from worker.identity import is_dead
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Reconciler:
     _last_contact: float = 0.0
     _ahead_s: float = 0.0
     """By how much the database's clock is ahead of this process's own, which nobody can put forward or back."""
-    _done_at: dict[str, float] = field(default_factory=dict)
+    _cadence: Cadence = field(default_factory=Cadence)
 
     def run(self) -> None:
         """Reconcile until stopped."""
@@ -56,9 +57,9 @@ class Reconciler:
             self._take_back()
             for pool in Pool:
                 self._send_missing_tickets(pool)
-            if self._is_due("prune", _PRUNE_EVERY_S):
+            if self._cadence.is_due("prune", _PRUNE_EVERY_S):
                 self._prune()
-            if self._is_due("sweep", _SWEEP_EVERY_S):
+            if self._cadence.is_due("sweep", _SWEEP_EVERY_S):
                 self._sweep()
         except ServiceUnavailable:
             self._in_contact_since = None
@@ -97,13 +98,6 @@ class Reconciler:
                 return
         if missing > 0:
             log.info("tickets.sent", extra={"pool": pool, "count": missing})
-
-    def _is_due(self, what: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if what in self._done_at and now - self._done_at[what] < every_s:
-            return False
-        self._done_at[what] = now
-        return True
 
     def _prune(self) -> None:
         forgotten = 0

@@ -21,6 +21,7 @@ from common.records import Parcel
 from common.seals import Seal
 from common.store.deliveries import MOST_ATTEMPTS, MOST_WISHED_S, DeliveryStore, longest_wait_s
 from common.webhooks import Box, may_be_plain, signature
+from worker.cadence import Cadence
 from worker.net import Broken, Connection, Network, Question, ended_at, wished_wait
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Deliverer:
     _troubled: set[str] = field(default_factory=set)
     """The webhooks that did not take the last message."""
     _open: set[Connection] = field(default_factory=set)
-    _done_at: dict[str, float] = field(default_factory=dict)
+    _cadence: Cadence = field(default_factory=Cadence)
 
     def __post_init__(self) -> None:
         self._network = Network(_CONNECT_S, self.call_s, self.rules, trusted=False, redirects=False)
@@ -96,9 +97,9 @@ class Deliverer:
 
     def once(self) -> None:
         """Send what is due, as far as senders are free. Does not wait for them. Raises ServiceUnavailable."""
-        if self._is_due("bring_back", _BRING_BACK_EVERY_S):
+        if self._cadence.is_due("bring_back", _BRING_BACK_EVERY_S):
             self.store.bring_back()
-        if self._is_due("prune", _PRUNE_EVERY_S):
+        if self._cadence.is_due("prune", _PRUNE_EVERY_S):
             self._prune()
         while not self._stopped.is_set() and self._on_the_way() < _SENDERS:
             parcel = self.store.claim(self._full())
@@ -119,13 +120,6 @@ class Deliverer:
             except Exception:
                 log.exception("webhooks.failed")
             self._awake.wait(self.every_s)
-
-    def _is_due(self, what: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if what in self._done_at and now - self._done_at[what] < every_s:
-            return False
-        self._done_at[what] = now
-        return True
 
     def _prune(self) -> None:
         forgotten = 0

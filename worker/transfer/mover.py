@@ -12,6 +12,7 @@ from common.errors import IntegrityMismatch, SourceUnsafe, StageError, TransferS
 from common.plugins import Attempt, NetworkRules
 from common.spec import Progress, RemoteFile, check_distinct, check_file_path
 from common.vocabulary import Phase
+from worker.cadence import Cadence
 from worker.net.connection import Connection, Follows, Network, anywhere
 from worker.net.origin import Credential
 from worker.transfer.backlog import Backlog
@@ -108,7 +109,7 @@ class _Mover:
         self._reported = Progress(phase=Phase.WAITING)
         self._passed_on = 0.0
         """Until when others have been told to ask the hub for nothing."""
-        self._done_at: dict[str, float] = {}
+        self._cadence = Cadence()
 
     def run(self) -> None:
         """Bring everything, and leave no thread behind."""
@@ -150,11 +151,11 @@ class _Mover:
 
     def _breathe(self) -> None:
         """Ask whether to go on, report, and write down what has arrived, as often as is due."""
-        if self._is_due("checkpoint", _TICK_S):
+        if self._cadence.is_due("checkpoint", _TICK_S):
             self._attempt.checkpoint()
-        if self._is_due("report", _REPORT_S):
+        if self._cadence.is_due("report", _REPORT_S):
             self._report()
-        if self._is_due("journal", _JOURNAL_S):
+        if self._cadence.is_due("journal", _JOURNAL_S):
             for content in self._backlog.opened():
                 content.save()
 
@@ -165,7 +166,7 @@ class _Mover:
         if refused_until > max(now, self._passed_on + _NEWS_S):
             self._attempt.hub_asks_to_wait(refused_until - now)
             self._passed_on = refused_until
-        if not self._is_due("allowance", _ALLOWANCE_S):
+        if not self._cadence.is_due("allowance", _ALLOWANCE_S):
             return
         allowance = self._attempt.allowance()
         if self._throttle.limit(allowance.bytes_per_s):
@@ -178,7 +179,7 @@ class _Mover:
 
     def _staff(self) -> None:
         """Have as many lines as there is work for, within the pace."""
-        if self._is_due("awaited", _AWAITED_S):
+        if self._cadence.is_due("awaited", _AWAITED_S):
             self._backlog.look_for_released()
             self._arrived.set()
         with self._lines_lock:
@@ -241,13 +242,6 @@ class _Mover:
         if progress != self._reported:
             self._attempt.progress(progress)
             self._reported = progress
-
-    def _is_due(self, what: str, every_s: float) -> bool:
-        now = time.monotonic()
-        due = now - self._done_at.get(what, 0.0) >= every_s
-        if due:
-            self._done_at[what] = now
-        return due
 
     # What the lines do
 
