@@ -92,7 +92,7 @@ class Overview:
 
     def _look(self) -> OverviewSeen:
         return OverviewSeen(
-            counts=self.store.counts(),
+            counts=self.jobs.counts(),
             volume=self._volume.value(),
             hours=self._hours.value(),
             failures=self._failures(),

@@ -94,9 +94,8 @@ class JobStore:
         place = JobRow.spec["destination", "root"].as_string() + "/" + JobRow.spec["destination", "folder"].as_string()
         here = place.in_([path, f"/{path}"])
         among_others = place.in_([above, f"/{above}"]) & JobRow.spec["parted"].as_boolean()
-        active = JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])
         with self._database.read() as connection:
-            return list(connection.execute(select(JobRow.id).where(active, _SHOWN, here | among_others)).scalars())
+            return list(connection.execute(select(JobRow.id).where(IS_ACTIVE, _SHOWN, here | among_others)).scalars())
 
     def reserve(self, tenant: str, key: str, fingerprint: str) -> KeyReservation | list[str]:
         """The right to answer the first request with this Idempotency-Key, or the ids that it was answered with.
@@ -199,10 +198,15 @@ class JobStore:
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
-        query = select(JobRow.state, func.count(JobRow.seq)).where(_SHOWN).group_by(JobRow.state)
         with self._database.read() as connection:
-            found = {row.state: row[1] for row in connection.execute(query)}
-        return {state: found.get(state, 0) for state in JobState}
+            every = connection.execute(_EVERY).all()
+            hidden = [row.state for query in (_HIDDEN_ACTIVE, _HIDDEN_ENDED) for row in connection.execute(query)]
+        found = dict.fromkeys(JobState, 0)
+        for row in every:
+            found[JobState(row.state)] += row.jobs
+        for state in hidden:
+            found[JobState(state)] -= 1
+        return {state: max(0, count) for state, count in found.items()}
 
     def count(self, state: JobState | None = None, model_name: str | None = None) -> int:
         """How many jobs there are."""
@@ -388,9 +392,16 @@ _SHOWN = JobRow.operation.not_in(sorted(HIDDEN))
 _JOBS = _select_jobs().where(_SHOWN)
 _ONE = _select_jobs().where(JobRow.id == bindparam("the_job"))
 _SOME = _select_jobs().where(JobRow.id.in_(bindparam("the_jobs", expanding=True)))
-_ACTIVE = _JOBS.where(JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])).order_by(
-    JobRow.seq
-)
+IS_ACTIVE = JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])
+_ACTIVE = _JOBS.where(IS_ACTIVE).order_by(JobRow.seq)
+
+_LATELY_S = 120.0
+_HIDE = JobRow.operation.in_(sorted(HIDDEN))
+_EVERY = select(JobRow.state, func.count().label("jobs")).group_by(JobRow.state)
+"""Answered by an index alone, which does not know what is hidden."""
+_HIDDEN_ACTIVE = select(JobRow.state).where(IS_ACTIVE, _HIDE)
+_HIDDEN_ENDED = select(JobRow.state).where(JobRow.ended_at > Now() - _LATELY_S, _HIDE)
+"""What is hidden is forgotten as soon as it has been answered: there is little of it, and all of it is new."""
 
 
 _FIRST, _LAST = 0, 2**63 - 1

@@ -9,14 +9,13 @@ from sqlalchemy import BigInteger, Connection, case, cast, exists, func, select,
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.functions import Function
 
-from common.lifecycle import ENDED_JOBS
 from common.store.database import Database, Now
+from common.store.jobs import IS_ACTIVE
 from common.store.tables import JobRow, JobStageRow, StageRow
 from common.vocabulary import HIDDEN, JobState, StageKind, StageState
 
 HOURS = 24
 _HOUR_S = 3600
-_LATELY_S = 120.0
 _FAILURES = 5
 
 
@@ -34,18 +33,6 @@ class OverviewStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def counts(self) -> dict[JobState, int]:
-        """How many jobs there are in each state."""
-        with self._database.read() as connection:
-            every = connection.execute(_EVERY).all()
-            hidden = [row.state for query in (_HIDDEN_ACTIVE, _HIDDEN_ENDED) for row in connection.execute(query)]
-        found = dict.fromkeys(JobState, 0)
-        for row in every:
-            found[JobState(row.state)] += row.jobs
-        for state in hidden:
-            found[JobState(state)] -= 1
-        return {state: max(0, count) for state, count in found.items()}
 
     def hours(self) -> list[HourRecord]:
         """The hours of the last day by the clock, oldest first; the last one is not over."""
@@ -84,15 +71,6 @@ class OverviewStore:
             return list(connection.execute(query).scalars())
 
 
-_HIDE = JobRow.operation.in_(sorted(HIDDEN))
-_IS_ACTIVE = JobRow.state.in_([state.value for state in JobState if state not in ENDED_JOBS])
-_EVERY = select(JobRow.state, func.count().label("jobs")).group_by(JobRow.state)
-"""Answered by an index alone, which does not know what is hidden."""
-_HIDDEN_ACTIVE = select(JobRow.state).where(_IS_ACTIVE, _HIDE)
-_HIDDEN_ENDED = select(JobRow.state).where(JobRow.ended_at > Now() - _LATELY_S, _HIDE)
-"""What is hidden is forgotten as soon as it has been answered: there is little of it, and all of it is new."""
-
-
 def _ended(connection: Connection, first: int) -> Mapping[tuple[int, JobState], int]:
     """(hour, state) -> how many jobs have ended so."""
     hour = _hour(JobRow.ended_at, first)
@@ -108,7 +86,7 @@ def _fetched(connection: Connection, first: int) -> Mapping[int, int]:
     """Hour -> bytes that came from hubs, counted when their stage ended. Several jobs may share a stage."""
     # Whose fetch ended within the day either goes on or has ended within it, too: there are indexes of both.
     theirs = select(JobStageRow.stage_id).join(JobRow, JobRow.id == JobStageRow.job_id)
-    wanted = union(theirs.where(_IS_ACTIVE), theirs.where(JobRow.ended_at >= first)).subquery()
+    wanted = union(theirs.where(IS_ACTIVE), theirs.where(JobRow.ended_at >= first)).subquery()
     told = StageRow.progress["bytes_done"].as_string()
     whole = StageRow.progress["bytes_total"].as_string()
     # The last heartbeat of a fetch that has succeeded came before its last bytes.

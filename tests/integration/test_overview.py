@@ -89,7 +89,7 @@ def test_counts_leave_out_what_is_hidden(table: SimpleNamespace) -> None:
     fetched(table, "a", bytes_done=1)
     failed(table, "b")
     table.jobs.add([a_download("c"), structs.replace(a_download("d"), operation=Operation.PLAN)])
-    counts = table.overview.counts()
+    counts = table.jobs.counts()
     assert counts == dict.fromkeys(JobState, 0) | {
         JobState.COMPLETED: 1, JobState.FAILED: 1, JobState.QUEUED: 1
     }  # fmt: skip
