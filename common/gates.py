@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from common.errors import NoSuchGate
 from common.spec import JobSpec, Spec
 
 GATE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
@@ -63,3 +64,8 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     created_at: datetime
     changed_at: datetime
+
+
+def no_such_gate(name: str) -> NoSuchGate:
+    """What somebody hears who asks for a gate that is not there."""
+    return NoSuchGate(f"There is no gate {name[:80]!r}")

@@ -8,8 +8,8 @@ import msgspec
 
 from api.gates.standing import Eyes, Followed, GateStanding
 from api.usecases import Asker, Jobs
-from common.errors import InvalidSpec, NoSuchGate, ServiceUnavailable
-from common.gates import GATE_NAME, GateFate, GateRecord, GateWish
+from common.errors import InvalidSpec, ServiceUnavailable
+from common.gates import GATE_NAME, GateFate, GateRecord, GateWish, no_such_gate
 from common.planning import Wish
 from common.spec import JobSpec
 from common.store.gates import GateStore
@@ -168,8 +168,3 @@ def _distinct(wishes: Sequence[GateWish]) -> list[GateWish]:
                 "Give one of them a gate, and a download_path, of its own."
             )
     return list(by_place.values())
-
-
-def no_such_gate(name: str) -> NoSuchGate:
-    """What somebody hears who asks for a gate that is not there."""
-    return NoSuchGate(f"There is no gate {name[:80]!r}")

@@ -10,12 +10,11 @@ from threading import Lock
 
 import msgspec
 
-from api.gates import no_such_gate
 from api.gates.standing import Eyes, GateStanding
 from api.wire import Problem
 from api.wire.gates import GateView
 from common.errors import NoSuchGate, ServiceUnavailable
-from common.gates import GATE_NAME
+from common.gates import GATE_NAME, no_such_gate
 
 log = logging.getLogger(__name__)
 

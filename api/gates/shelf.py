@@ -5,13 +5,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from time import time_ns
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from common.artefacts.layout import Volume
-from common.artefacts.library import LocalModel, model_id, standing_of
+from common.artefacts.library import has_settled, identity_of, standing_of, summary
 from common.artefacts.manifest import PublishedManifest, read_published
 from common.artefacts.verification import remembered
 from common.errors import DestinationInvalid, DestinationOutside
@@ -20,8 +19,6 @@ from common.planning import flatten
 from common.spec import MANIFEST_NAME, JobSpec, Target
 
 _MOST_MANIFESTS = 1000
-_SETTLED_NS = 2_000_000_000
-"""A file younger than this may change again without its times changing: file systems count in ticks."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,12 +84,12 @@ class Shelf:
             status = os.lstat(at / MANIFEST_NAME)
         except OSError:
             return None
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        identity = identity_of(status)
         known = self._seen.get(at)
         if known is not None and known.identity == identity:
             return known.manifest
         manifest = read_published(at)
-        if manifest is not None and time_ns() - status.st_ctime_ns > _SETTLED_NS:
+        if manifest is not None and has_settled(status):
             self._keep(at, _Seen(identity, manifest))
         return manifest
 
@@ -108,15 +105,7 @@ class Shelf:
         standing = standing_of(at, manifest)
         if standing.problems:
             return standing.problems[0]
-        model = LocalModel(
-            id=model_id(folder),
-            folder=folder,
-            name=manifest.name,
-            managed=True,
-            artefact=manifest.artefact,
-            published_at=manifest.published_at,
-        )
-        verified = remembered(self.volume, model, standing)
+        verified = remembered(self.volume, summary(folder, manifest), standing)
         if verified is None or verified.state != "spoilt":
             return None
         return verified.problems[0] if verified.problems else "A file has another content than was published"

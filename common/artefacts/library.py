@@ -150,14 +150,14 @@ class Library:
             status = os.lstat(f"{self.volume.models_dir}/{folder}/{MANIFEST_NAME}")
         except OSError:
             return None
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        identity = identity_of(status)
         known = self._seen.get(folder)
         if known is None or known.identity != identity:
             manifest = read_published(self.volume.root / folder)
             if manifest is None:
                 return None
-            known = _Seen(identity, _summary(folder, manifest))
-        if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
+            known = _Seen(identity, summary(folder, manifest))
+        if has_settled(status):
             seen[folder] = known
         return known.model
 
@@ -165,6 +165,16 @@ class Library:
 def model_id(folder: str) -> str:
     """The id of the model in this folder, relative to MODELS_DIR. It lasts as long as the place does."""
     return f"m-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """By what a file is known again as the very same, with the same content."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def has_settled(status: os.stat_result) -> bool:
+    """Whether the file cannot change any more without becoming another one by its identity."""
+    return time.time_ns() - status.st_ctime_ns > _SETTLED_NS
 
 
 def standing_of(folder: Path, manifest: PublishedManifest) -> Standing:
@@ -192,7 +202,8 @@ def may_be_edited(path: str) -> bool:
     return path.endswith(_EDITED)
 
 
-def _summary(folder: str, manifest: PublishedManifest) -> LocalModel:
+def summary(folder: str, manifest: PublishedManifest) -> LocalModel:
+    """What a manifest says of the model in this folder, relative to MODELS_DIR."""
     target = manifest.target
     told = manifest.recipe.get("precision") if manifest.hub == UPLOADED else None
     precision = target.precision.value if target else (told if isinstance(told, str) else None)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
-from common.errors import GatesFull, NoSuchGate
-from common.gates import GateFate, GateRecord, GateWish
+from common.errors import GatesFull
+from common.gates import GateFate, GateRecord, GateWish, no_such_gate
 from common.spec import JobSpec
 from common.store.database import AnyRow, Database, Lock, Now, alone, insert_into
 from common.store.jobs import insert_jobs
@@ -73,7 +73,7 @@ class GateStore:
         with self._database.write() as connection:
             gone = connection.execute(delete(GateRow).where(GateRow.name == name))
         if not gone.rowcount:
-            raise NoSuchGate(f"There is no gate '{name}'")
+            raise no_such_gate(name)
 
 
 def _insert(connection: Connection, name: str, values: Mapping[str, object]) -> bool:
