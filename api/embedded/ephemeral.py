@@ -1,8 +1,6 @@
 """A service for one errand: started, used by one program, and ended with it, whatever becomes of that program."""
 
 import base64
-import http.client
-import json
 import secrets
 import shutil
 import tempfile
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from api.embedded.console import Console
 from api.embedded.process import Process, python
+from api.embedded.readiness import lacking
 from api.embedded.redis_server import LOOPBACK, free_port
 
 _TICK_S = 0.1
@@ -63,8 +62,7 @@ class EphemeralService:
         until = time.monotonic() + timeout_s
         while True:
             self.tend()
-            lacking = self._lacking()
-            missing = "; ".join(lack for part, lack in lacking.items() if lack != "ok" and part not in without)
+            missing = "; ".join(lack for part, lack in lacking(LOOPBACK, self._port).items() if part not in without)
             if not missing:
                 return
             if time.monotonic() > until:
@@ -84,17 +82,6 @@ class EphemeralService:
         self._process.wait(_END_S)
         self._process.kill()
         self._stream.close()
-
-    def _lacking(self) -> dict[str, str]:
-        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=5)
-        try:
-            connection.request("GET", "/ready")
-            parts = json.loads(connection.getresponse().read())["parts"]
-            return {str(part): str(lack) for part, lack in parts.items()}
-        except (OSError, http.client.HTTPException, ValueError, KeyError, AttributeError, TypeError):
-            return {"api": "The API does not answer."}
-        finally:
-            connection.close()
 
     def _last_words(self) -> str:
         self._stream.flush()

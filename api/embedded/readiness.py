@@ -8,6 +8,7 @@ from api.embedded.console import SERVICE, Console
 from common.settings import Settings
 
 _TICK_S = 0.5
+_ANSWER_S = 2
 _STARTUP_MODELS = "startup_models"
 """What /ready calls them (`api.startup.PART`, whose import would take longer than all the rest)."""
 _PATIENCE_S = 60.0
@@ -40,24 +41,10 @@ class ReadinessWatch:
         self._next_look_at = time.monotonic() + _TICK_S
 
     def _lacking(self) -> dict[str, str]:
-        """Part -> what is missing, by /ready. Empty when the service is ready."""
+        """Part -> what is missing. Models that are still to come keep nobody from the service."""
         host = _ANY_ADDRESS.get(self._settings.host, self._settings.host)
-        # http.client and nothing above it: a proxy from the environment has no say about this machine.
-        connection = http.client.HTTPConnection(host, self._settings.port, timeout=2)
-        try:
-            connection.request("GET", "/ready")
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status == http.HTTPStatus.OK:
-                return {}
-            parts = json.loads(body)["parts"]
-            return {str(part): str(lack) for part, lack in parts.items() if lack != "ok" and part != _STARTUP_MODELS}
-        except (OSError, http.client.HTTPException):
-            return {"api": "The API does not answer."}
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return {"api": "Something else answers at this address."}
-        finally:
-            connection.close()
+        found = lacking(host, self._settings.port)
+        return {part: lack for part, lack in found.items() if part != _STARTUP_MODELS}
 
     def _welcome(self) -> None:
         host = _ANY_ADDRESS.get(self._settings.host, self._settings.host)
@@ -68,3 +55,23 @@ class ReadinessWatch:
             f"models go to {self._settings.models_dir.absolute()}",
         ):
             self._console.line(SERVICE, text)
+
+
+def lacking(host: str, port: int) -> dict[str, str]:
+    """Part -> what is missing, by /ready of the service at this address. Empty when it is ready."""
+    # http.client and nothing above it: a proxy from the environment has no say about this machine.
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status == http.HTTPStatus.OK:
+            return {}
+        parts = json.loads(body)["parts"]
+        return {str(part): str(lack) for part, lack in parts.items() if lack != "ok"}
+    except (OSError, http.client.HTTPException):
+        return {"api": "The API does not answer."}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return {"api": "Something else answers at this address."}
+    finally:
+        connection.close()
