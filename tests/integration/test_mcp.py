@@ -14,7 +14,8 @@ from mcp import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent, TextResourceContents
 
-from tests.integration.test_api_socket import free_port, process
+from api.embedded.redis_server import free_port
+from tests.integration.test_api_socket import process
 from tests.web import web
 
 T = TypeVar("T")

@@ -252,6 +252,8 @@ class _Mover:
                 unknown = self._backlog.take_unknown()
                 if unknown is not None:
                     line.probe(unknown)
+                    # Before room is made for it: a size that may not be is no matter of the disk.
+                    self._check_size()
                     self._backlog.put_back(unknown)
                     continue
                 block = self._backlog.take(len(self._lines))
