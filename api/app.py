@@ -12,6 +12,7 @@ from litestar.openapi.spec import Server
 from litestar.types import ControllerRouterHandler, Method
 from litestar.types.internal_types import PathParameterDefinition
 
+from api.access.door import Door
 from api.dashboard.wiring import dashboard
 from api.mcp.door import mcp_route
 from api.middleware import EveryMethodAllowed, NoTrailingSlash, cors
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> Litestar:
         ],
         dependencies={name: Provide(_always(part), sync_to_thread=False) for name, part in parts.by_name.items()},
         exception_handlers=HANDLERS,
-        middleware=[NoTrailingSlash(), EveryMethodAllowed()],
+        middleware=[NoTrailingSlash(), EveryMethodAllowed(), Door(parts.callers)],
         cors_config=cors(settings),
         openapi_config=_openapi(),
         logging_config=None,

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from api.access.callers import Callers
 from api.compat.upload import UploadLimits
 from api.gate_views import gate_view
 from api.gates import Gates
@@ -29,6 +30,7 @@ from common.broker import Broker
 from common.catalog.registry import Catalog
 from common.seals import Seal
 from common.settings import Settings, listed
+from common.store.apikeys import ApiKeyStore
 from common.store.database import Database
 from common.store.gates import GateStore
 from common.store.jobs import JobStore
@@ -49,6 +51,7 @@ class Parts(NamedTuple):
     by_name: Mapping[str, object]
     """Name of a handler's argument -> what it gets."""
     mcp: Door
+    callers: Callers
     begin: Sequence[Callable[[], object]]
     end: Sequence[Callable[[], object]]
     """In this order."""
@@ -111,6 +114,7 @@ def make_parts(settings: Settings) -> Parts:
             "places": places,
         },
         mcp=mcp,
+        callers=Callers(settings, ApiKeyStore(database)),
         begin=[startup.start, partial(before_the_end, streams.feed.close)],
         end=[
             streams.feed.close,

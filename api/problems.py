@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from litestar import Request, Response
@@ -10,10 +11,12 @@ from litestar.openapi import ResponseSpec
 from litestar.status_codes import (
     HTTP_400_BAD_REQUEST,
     HTTP_401_UNAUTHORIZED,
+    HTTP_403_FORBIDDEN,
     HTTP_404_NOT_FOUND,
     HTTP_409_CONFLICT,
     HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     HTTP_422_UNPROCESSABLE_ENTITY,
+    HTTP_429_TOO_MANY_REQUESTS,
     HTTP_500_INTERNAL_SERVER_ERROR,
     HTTP_501_NOT_IMPLEMENTED,
     HTTP_502_BAD_GATEWAY,
@@ -33,6 +36,7 @@ from common.errors import (
     DestinationInvalid,
     DestinationOutside,
     DiskFull,
+    Forbidden,
     GatesFull,
     HubCannotList,
     InvalidSpec,
@@ -45,6 +49,7 @@ from common.errors import (
     ModelferryError,
     NoSuchGate,
     NoSuchJob,
+    NoSuchKey,
     NoSuchLimit,
     NoSuchModel,
     NoSuchWebhook,
@@ -56,6 +61,8 @@ from common.errors import (
     PublicationRefused,
     ServiceUnavailable,
     StageError,
+    TooManyRequests,
+    Unauthenticated,
     UploadRefused,
     UploadTooLarge,
     WebhookOff,
@@ -76,6 +83,10 @@ STATUS: Mapping[type[ModelferryError], int] = {
     ClientGone: HTTP_400_BAD_REQUEST,
     CredentialsInvalid: HTTP_400_BAD_REQUEST,
     CredentialsRefused: HTTP_401_UNAUTHORIZED,
+    Unauthenticated: HTTP_401_UNAUTHORIZED,
+    Forbidden: HTTP_403_FORBIDDEN,
+    TooManyRequests: HTTP_429_TOO_MANY_REQUESTS,
+    NoSuchKey: HTTP_404_NOT_FOUND,
     HubCannotList: HTTP_501_NOT_IMPLEMENTED,
     ListingFailed: HTTP_502_BAD_GATEWAY,
     NoSuchJob: HTTP_404_NOT_FOUND,
@@ -147,7 +158,11 @@ def _ours(_request: AnyRequest, error: ModelferryError) -> Response[Problem]:
     kinds = type(error).__mro__
     status = next((STATUS[kind] for kind in kinds if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
     wait_s = next((_RETRY_AFTER_S[kind] for kind in kinds if kind in _RETRY_AFTER_S), None)
+    if isinstance(error, TooManyRequests):
+        wait_s = ceil(error.wait_s)
     headers = code_header(error) | ({} if wait_s is None else {"Retry-After": str(wait_s)})
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="modelferry"'
     return Response(Problem(detail=str(error), hint=_hint(error)), status_code=status, headers=headers)
 
 

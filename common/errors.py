@@ -28,6 +28,10 @@ ModelferryError
 │   ├── HubCannotList         listing what has no list
 │   ├── CredentialsRefused    a listing for which the hub wants other credentials
 │   ├── CredentialsInvalid    credentials that were to be checked, and did not pass
+│   ├── Unauthenticated       a caller who has not said who it is, or not truly
+│   ├── Forbidden             a caller who may not do that
+│   ├── TooManyRequests       a caller who asks more often than it may
+│   ├── NoSuchKey             no API key has this id
 │   ├── NotManaged            removing or checking what Modelferry has not published
 │   └── ModelBusy             a model that is being published this instant, or by an active job
 ├── ServiceUnavailable    the database cannot take the request now; nothing was stored
@@ -211,6 +215,34 @@ class HubCannotList(RequestError):
     """The hub is known, and has no list of its models."""
 
     code = "listing_unsupported"
+
+
+class Unauthenticated(RequestError):
+    """The caller has not said who it is, or cannot be believed."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(RequestError):
+    """The caller is known, and may not do that."""
+
+    code = "forbidden"
+
+
+class TooManyRequests(RequestError):
+    """The caller asks more often than the operator allows."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class NoSuchKey(RequestError):
+    """No API key has this id."""
+
+    code = "no_such_key"
 
 
 class CredentialsRefused(RequestError):

@@ -5,16 +5,23 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from common.vocabulary import Role
+
 _OWN_PREFIX = "MODELFERRY_"
 _KEY_BYTES = 32
+_SHORTEST_KEY = 32
+_LEAST_AUDIT_DAYS = 30
 _MAY_BE_EMPTY = frozenset({"startup_models_config"})
 """What is no longer unset when it is empty: its reader says that this is a mistake."""
-_HIDDEN = frozenset({"hf_token", "geti_token", "secret_key", "other_secrets"})
+_HIDDEN = frozenset({"hf_token", "geti_token", "secret_key", "admin_key", "other_secrets"})
+_FROM_FILE = frozenset({"hf_token", "geti_token", "secret_key", "admin_key", "database_url", "redis_url"})
+"""What may also be in a file, which a variable of the same name with `_FILE` at its end names."""
 
 
 class SettingsError(Exception):
@@ -101,8 +108,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_unpacked_mb: int = 51200
     """The most that an archive may hold, unpacked."""
 
-    cors_allow_origins: str = "*"
-    """The origins of web pages that may call the API, with commas."""
+    access: Literal["auto", "off", "required"] = "auto"
+    """Whether callers must say who they are; `auto` asks them unless HOST is this machine alone."""
+    admin_key: str | None = None
+    """A key that is always let in as an admin, such as to make the first keys: at least 32 characters."""
+    open_networks: str = ""
+    """Networks, as `10.0.0.0/8`, with commas, whose clients may use the routes of Intel's service without a key."""
+    trusted_proxies: str = ""
+    """Addresses or networks, with commas, of proxies that say truly for whom they ask (`X-Forwarded-For`)."""
+    allowed_hosts: str = ""
+    """The names, with commas, by which clients may call this service; empty is any, or on this machine its own."""
+    oidc_issuer: str = ""
+    """Whose bearer tokens are taken, as an OpenID Connect issuer's address."""
+    oidc_audience: str = ""
+    """For whom those tokens must be."""
+    oidc_roles: str = ""
+    """What their holders may do: `value=role`, with commas, by the values of the roles' claim; `*=viewer` is anybody."""
+    oidc_roles_claim: str = "roles"
+    """The claim that holds them; with dots where it is inside another, as in `realm_access.roles`."""
+    oidc_name_claim: str = "sub"
+    """The claim by which the audit trail names them."""
+    rate_limit: str = ""
+    """How often one caller may ask, as `600/minute`; empty is without limit. Probes are not counted."""
+    keep_audit_days: float = 365.0
+    """Days that the audit trail is kept, at least 30; 0 is for ever."""
+
+    cors_allow_origins: str = ""
+    """The origins of web pages that may call the API, with commas; empty is none, `*` is all."""
     cors_allow_methods: str = "*"
     """The methods that they may use."""
     cors_allow_headers: str = "*"
@@ -154,6 +186,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_jobs: int = 100_000
     """How many ended jobs are remembered; 0 is all of them."""
 
+    drain_s: float = 0.0
+    """Seconds that a worker which is asked to end lets its stages run on before it hands them back."""
+
+    metrics_port: int = 0
+    """The port at which each process tells of its health and its metrics, without a key; 0 is none."""
+    metrics_host: str = "127.0.0.1"
+    """The address that it listens at for that."""
     flower_url: str = ""
     """Where people reach Flower, for a link on the page of the workers."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -173,6 +212,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def store_url(self) -> str:
         """The job table's URL, with the default filled in."""
         return self.database_url or f"sqlite:///{self.state_dir / 'modelferry.db'}"
+
+    @property
+    def asks_callers(self) -> bool:
+        """Whether callers must say who they are."""
+        return self.access == "required" or (self.access == "auto" and not is_loopback(self.host))
 
     @property
     def state_dir(self) -> Path:
@@ -232,6 +276,19 @@ def listed(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
+def is_loopback(host: str) -> bool:
+    """Whether what listens there can be reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def networks_in(text: str) -> list[IPv4Network | IPv6Network]:
+    """Networks, or single addresses, with commas. Raises ValueError for what is none."""
+    return [ip_network(entry) for entry in listed(text)]
+
+
 def pairs_in(text: str) -> dict[str, str]:
     """`name=value` pairs, with commas."""
     pairs = (entry.partition("=") for entry in text.split(",") if entry.strip())
@@ -279,7 +336,7 @@ _PUBLIC_NAMES = {
     "cors_allow_headers",
 }
 
-_CLIENTS_OWN = frozenset({"MODELFERRY_URL"})
+_CLIENTS_OWN = frozenset({"MODELFERRY_URL", "MODELFERRY_API_KEY"})
 """What tells clients something, and a service nothing."""
 
 VARIABLES: Mapping[str, str] = {
@@ -288,10 +345,17 @@ VARIABLES: Mapping[str, str] = {
 """Environment variable -> field."""
 
 
+FILE_VARIABLES: Mapping[str, str] = {
+    f"{variable}_FILE": variable for variable, field in VARIABLES.items() if field in _FROM_FILE
+}
+"""Variable that names a file -> the variable whose value is in it."""
+
+
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings. Raises SettingsError that names the first unknown or wrong variable."""
-    env = os.environ if environ is None else environ
-    unknown = sorted(name for name in env if name.startswith(_OWN_PREFIX) and name not in {*VARIABLES, *_CLIENTS_OWN})
+    env = _with_files(os.environ if environ is None else environ)
+    known = {*VARIABLES, *FILE_VARIABLES, *_CLIENTS_OWN}
+    unknown = sorted(name for name in env if name.startswith(_OWN_PREFIX) and name not in known)
     if unknown:
         msg = f"{unknown[0]} is not a setting of Modelferry"
         raise SettingsError(msg)
@@ -305,6 +369,24 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = _convert(raw)
     _check(settings)
     return settings
+
+
+def _with_files(env: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment with what its files hold. Raises SettingsError, which names no content."""
+    read = dict(env)
+    for variable, name in FILE_VARIABLES.items():
+        if not env.get(variable):
+            continue
+        if env.get(name):
+            msg = f"{name} and {variable} are both set: one of them is enough"
+            raise SettingsError(msg)
+        try:
+            read[name] = Path(env[variable]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            msg = f"{variable}={env[variable]!r} cannot be read: {reason}"
+            raise SettingsError(msg) from error
+    return read
 
 
 def service_address(environ: Mapping[str, str] | None = None) -> str:
@@ -364,7 +446,10 @@ def _check(settings: Settings) -> None:
         # The reconciler must notice an outage before it lasts as long as a lease.
         msg = f"{_variable('lease_s')} must be more than four times {_variable('reconcile_s')}"
         raise SettingsError(msg)
-    for field in ("spare_mb", "convert_memory_mb", "memory_budget_mb", "keep_jobs_days", "keep_jobs"):
+    for field in (
+        "spare_mb", "convert_memory_mb", "memory_budget_mb", "keep_jobs_days", "keep_jobs", "keep_audit_days",
+        "drain_s", "metrics_port",
+    ):  # fmt: skip
         if getattr(settings, field) < 0:
             msg = f"{_variable(field)} must not be negative"
             raise SettingsError(msg)
@@ -374,7 +459,37 @@ def _check(settings: Settings) -> None:
     if settings.flower_url and not re.fullmatch(r"https?://[^\s/?#@]+([/?#]\S*)?", settings.flower_url):
         msg = f"{_variable('flower_url')} must be an address that begins with http:// or https://"
         raise SettingsError(msg)
+    _check_access(settings)
     _check_lists(settings)
+
+
+def _check_access(settings: Settings) -> None:
+    if settings.admin_key is not None and len(settings.admin_key) < _SHORTEST_KEY:
+        msg = f"{_variable('admin_key')} must have at least {_SHORTEST_KEY} characters"
+        raise SettingsError(msg)
+    for field in ("open_networks", "trusted_proxies"):
+        try:
+            networks_in(getattr(settings, field))
+        except ValueError as error:
+            msg = f"{_variable(field)} must be networks, as 10.0.0.0/8, with commas: {error}"
+            raise SettingsError(msg) from error
+    roles = pairs_in(settings.oidc_roles)
+    if not set(roles.values()) <= set(Role):
+        msg = f"{_variable('oidc_roles')} must be pairs of a value and one of {', '.join(Role)}"
+        raise SettingsError(msg)
+    if settings.oidc_issuer and not (settings.oidc_audience and roles):
+        missing = "oidc_roles" if settings.oidc_audience else "oidc_audience"
+        msg = f"{_variable('oidc_issuer')} needs {_variable(missing)}: without it nobody could be let in"
+        raise SettingsError(msg)
+    if settings.oidc_issuer and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", settings.oidc_issuer):
+        msg = f"{_variable('oidc_issuer')} must be an address that begins with https:// or http://"
+        raise SettingsError(msg)
+    if settings.rate_limit and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", settings.rate_limit):
+        msg = f"{_variable('rate_limit')} must be a number per second, minute, hour or day, as 600/minute"
+        raise SettingsError(msg)
+    if 0 < settings.keep_audit_days < _LEAST_AUDIT_DAYS:
+        msg = f"{_variable('keep_audit_days')} must be 0 or at least {_LEAST_AUDIT_DAYS}"
+        raise SettingsError(msg)
 
 
 def _is_key(text: str) -> bool:

@@ -63,6 +63,22 @@ class LimitScope(StrEnum):
     POOL = "pool"
 
 
+class Role(StrEnum):
+    """What a caller may do. Each may do what the ones before it may."""
+
+    VIEWER = "viewer"
+    """Look at everything but keys, webhooks and the audit trail."""
+    OPERATOR = "operator"
+    """Start, cancel and retry jobs; put gates; upload and remove models."""
+    ADMIN = "admin"
+    """Keys, webhooks, limits, and the audit trail."""
+
+    def covers(self, needed: "Role") -> bool:
+        """Whether this role is enough where that one is needed."""
+        roles = list(Role)
+        return roles.index(self) >= roles.index(needed)
+
+
 class Operation(StrEnum):
     """What a job was asked to do, in the words of the wire contract."""
 

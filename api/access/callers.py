@@ -1,0 +1,102 @@
+"""Recognises who sends a request: by key, by bearer token, by session, by network, or because nobody is asked."""
+
+import time
+from collections.abc import Callable, Mapping
+from hmac import compare_digest
+from threading import Lock
+from typing import NamedTuple
+
+from common.access import Caller, Way, digest_of, parts_of
+from common.settings import Settings, networks_in
+from common.store.apikeys import ApiKeyStore
+from common.vocabulary import Role
+
+_REMEMBERED_S = 3.0
+"""For so long a key that was let in is let in again without a look at the table: how late a revocation may be heard."""
+_MOST_REMEMBERED = 10_000
+
+OPEN = Caller(name="anybody", way=Way.OPEN, role=Role.ADMIN)
+"""Everybody, where nobody has to say who they are."""
+NOBODY = Caller(name="nobody", way=Way.NOBODY, role=None)
+_ADMIN = Caller(name="admin", way=Way.SETTING, role=Role.ADMIN)
+NETWORK = Caller(name="network", way=Way.NETWORK, role=Role.OPERATOR)
+
+Recognise = Callable[[str], Caller | None]
+"""Who brings this credential. None for one that it does not know, or does not believe any more."""
+
+
+class Callers:
+    """Blocks for a look at the table, or at an identity provider: to be called in a thread.
+
+    `recognised` raises ServiceUnavailable where neither can be asked.
+    """
+
+    def __init__(self, settings: Settings, keys: ApiKeyStore, tokens: Recognise | None = None) -> None:
+        self.asks = settings.asks_callers
+        self._open = networks_in(settings.open_networks)
+        self._admin_key = settings.admin_key
+        self._keys = Keyring(keys)
+        self._tokens = tokens
+
+    def recognised(self, credential: str) -> Caller:
+        """Who brings a key or a bearer token; NOBODY where it is not believed."""
+        if self._admin_key and compare_digest(credential.encode(), self._admin_key.encode()):
+            return _ADMIN
+        if parts_of(credential) is not None:
+            return self._keys.holder(credential) or NOBODY
+        return (self._tokens(credential) if self._tokens else None) or NOBODY
+
+    def is_open_to(self, address: str) -> bool:
+        """Whether the operator has opened the compatible routes to where a request comes from."""
+        try:
+            asking = networks_in(address)[0]
+        except (ValueError, IndexError):
+            return False
+        return any(asking.version == network.version and asking.subnet_of(network) for network in self._open)  # type: ignore[arg-type]  # of one version
+
+    def known_at_once(self, credential: str) -> Caller | None:
+        """The caller, where no look at anything is needed to know."""
+        return self._keys.remembered(credential)
+
+
+class _Known(NamedTuple):
+    caller: Caller
+    until: float
+
+
+class Keyring:
+    """The holders of API keys, remembered for a moment."""
+
+    def __init__(self, store: ApiKeyStore) -> None:
+        self._store = store
+        self._known: dict[str, _Known] = {}
+        self._lock = Lock()
+
+    def remembered(self, text: str) -> Caller | None:
+        """The holder, where it was let in a moment ago. Looked up by digest: no key is kept longer than its request."""
+        known = self._known.get(digest_of(text))
+        return known.caller if known is not None and known.until > time.monotonic() else None
+
+    def holder(self, text: str) -> Caller | None:
+        """Who holds this key. Raises ServiceUnavailable."""
+        caller = self.remembered(text)
+        if caller is not None:
+            return caller
+        parts = parts_of(text)
+        key = self._store.holder(*parts) if parts else None
+        if key is None:
+            return None
+        caller = Caller(name=key.name, way=Way.KEY, role=key.role, key_id=key.id, tenant=key.tenant)
+        with self._lock:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[digest_of(text)] = _Known(caller, time.monotonic() + _REMEMBERED_S)
+        return caller
+
+
+def credential_in(headers: Mapping[str, str]) -> str | None:
+    """The key or token of a request: `Authorization: Bearer ...`, or `X-API-Key`."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return headers.get("x-api-key", "").strip() or None
