@@ -123,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     oidc_audience: str = ""
     """For whom those tokens must be."""
     oidc_roles: str = ""
-    """What their holders may do: `value=role`, with commas, by the values of the roles' claim; `*=viewer` is anybody."""
+    """What their holders may do: `value=role`, with commas, by values of the roles' claim; `*=viewer` is anybody."""
     oidc_roles_claim: str = "roles"
     """The claim that holds them; with dots where it is inside another, as in `realm_access.roles`."""
     oidc_name_claim: str = "sub"
