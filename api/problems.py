@@ -15,6 +15,7 @@ from litestar.status_codes import (
     HTTP_404_NOT_FOUND,
     HTTP_409_CONFLICT,
     HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    HTTP_421_MISDIRECTED_REQUEST,
     HTTP_422_UNPROCESSABLE_ENTITY,
     HTTP_429_TOO_MANY_REQUESTS,
     HTTP_500_INTERNAL_SERVER_ERROR,
@@ -44,6 +45,7 @@ from common.errors import (
     JobEnded,
     KeyInFlight,
     KeyReused,
+    KeysFull,
     ModelBusy,
     ModelExists,
     ModelferryError,
@@ -63,6 +65,7 @@ from common.errors import (
     StageError,
     TooManyRequests,
     Unauthenticated,
+    UnknownHost,
     UploadRefused,
     UploadTooLarge,
     WebhookOff,
@@ -86,7 +89,9 @@ STATUS: Mapping[type[ModelferryError], int] = {
     Unauthenticated: HTTP_401_UNAUTHORIZED,
     Forbidden: HTTP_403_FORBIDDEN,
     TooManyRequests: HTTP_429_TOO_MANY_REQUESTS,
+    UnknownHost: HTTP_421_MISDIRECTED_REQUEST,
     NoSuchKey: HTTP_404_NOT_FOUND,
+    KeysFull: HTTP_409_CONFLICT,
     HubCannotList: HTTP_501_NOT_IMPLEMENTED,
     ListingFailed: HTTP_502_BAD_GATEWAY,
     NoSuchJob: HTTP_404_NOT_FOUND,
@@ -154,13 +159,22 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
+def status_of(error: Exception) -> int:
+    """The status with which an error is answered."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
+
+
 def _ours(_request: AnyRequest, error: ModelferryError) -> Response[Problem]:
     kinds = type(error).__mro__
-    status = next((STATUS[kind] for kind in kinds if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
+    status = status_of(error)
     wait_s = next((_RETRY_AFTER_S[kind] for kind in kinds if kind in _RETRY_AFTER_S), None)
     if isinstance(error, TooManyRequests):
         wait_s = ceil(error.wait_s)
     headers = code_header(error) | ({} if wait_s is None else {"Retry-After": str(wait_s)})
+    if isinstance(error, TooManyRequests) and error.most is not None:
+        headers |= {"RateLimit-Limit": str(error.most), "RateLimit-Remaining": "0", "RateLimit-Reset": str(wait_s)}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="modelferry"'
     return Response(Problem(detail=str(error), hint=_hint(error)), status_code=status, headers=headers)

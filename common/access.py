@@ -23,6 +23,8 @@ class Way(StrEnum):
     TOKEN = "token"  # noqa: S105 - the word for a bearer token of an identity provider
     SETTING = "setting"
     """By the key in the operator's settings."""
+    SESSION = "session"
+    """By the cookie of a browser in which somebody has logged in with a key."""
     NETWORK = "network"
     """By where it asks from: `MODELFERRY_OPEN_NETWORKS`."""
     OPEN = "open"
@@ -86,6 +88,11 @@ def parts_of(text: str) -> tuple[str, str] | None:
 def digest_of(secret: str) -> str:
     """What is kept of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def check_of(digest: str) -> str:
+    """What a session keeps of a key's digest, to be known again by: the digest itself need not leave the table."""
+    return hashlib.sha256(f"session {digest}".encode()).hexdigest()
 
 
 def is_same(digest: str, other: str | None) -> bool:

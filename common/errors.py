@@ -31,7 +31,9 @@ ModelferryError
 │   ├── Unauthenticated       a caller who has not said who it is, or not truly
 │   ├── Forbidden             a caller who may not do that
 │   ├── TooManyRequests       a caller who asks more often than it may
-│   ├── NoSuchKey             no API key has this id
+│   ├── UnknownHost           a request by a name that is none of this service's
+│   ├── NoSuchKey             no API key has this id, or it lets nobody in any more
+│   ├── KeysFull              one API key more than there may be
 │   ├── NotManaged            removing or checking what Modelferry has not published
 │   └── ModelBusy             a model that is being published this instant, or by an active job
 ├── ServiceUnavailable    the database cannot take the request now; nothing was stored
@@ -234,15 +236,29 @@ class TooManyRequests(RequestError):
 
     code = "too_many_requests"
 
-    def __init__(self, message: str, wait_s: float) -> None:
+    def __init__(self, message: str, wait_s: float, most: int | None = None) -> None:
+        """`most` is how many requests are allowed, where that is the operator's word."""
         super().__init__(message)
         self.wait_s = wait_s
+        self.most = most
+
+
+class UnknownHost(RequestError):
+    """The request calls the service by a name that it does not go by."""
+
+    code = "unknown_host"
 
 
 class NoSuchKey(RequestError):
-    """No API key has this id."""
+    """No API key has this id, or it lets nobody in any more."""
 
     code = "no_such_key"
+
+
+class KeysFull(RequestError):
+    """There are as many API keys as there may be."""
+
+    code = "keys_full"
 
 
 class CredentialsRefused(RequestError):

@@ -22,6 +22,8 @@ _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _FORM = b"\x01"
 """Stands before each seal, so that another form can be told from this one."""
+_NOTE = b"\x02"
+"""The same of a note, which is sealed for a purpose and holds no credentials."""
 _KEY_FILE = "seal.key"
 _SHORTEST = 6
 """What is shorter is blotted out nowhere: it would be found in any text."""
@@ -59,29 +61,54 @@ class Seal:
 
     def close(self, secret_id: str, credentials: Credentials) -> bytes:
         """Seal credentials; they can be opened under this id alone. Raises ServiceUnavailable without a usable key."""
-        try:
-            key = self._key()
-        except (OSError, ValueError) as error:
-            # The reason names a path of the machine, which is nothing for a client.
-            log.error("seal.unusable", extra={"reason": str(error)})  # noqa: TRY400 - the reason is the message
-            raise ServiceUnavailable("Credentials cannot be sealed here; nothing was stored.") from error
-        nonce = os.urandom(_NONCE_BYTES)
-        plain = msgspec.json.encode(credentials)
-        return _FORM + nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, _FORM + secret_id.encode())
+        return self._closed(_FORM, secret_id, msgspec.json.encode(credentials))
 
     def open(self, secret_id: str, sealed: bytes | None) -> Credentials:
         """The credentials that were sealed under this id. Raises CredentialsLost where that cannot be."""
         if sealed is None:
             raise CredentialsLost("The credentials that came with this job's request are not kept any more")
-        nonce, box = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
-            # The form is sealed in with the id: of another one this makes nothing.
-            plain = ChaCha20Poly1305(self._key()).decrypt(nonce, box, sealed[:1] + secret_id.encode())
+            plain = self._opened(_FORM, secret_id, sealed)
         except (InvalidTag, OSError, ValueError) as error:
             raise CredentialsLost(
                 "The credentials that came with this job's request cannot be read: they were sealed with another key"
             ) from error
         return msgspec.json.decode(plain, type=Credentials)
+
+    def note(self, purpose: str, plain: bytes) -> bytes:
+        """Seal what is no credential; it can be read for this purpose alone. Raises ServiceUnavailable as `close`."""
+        return self._closed(_NOTE, purpose, plain)
+
+    def noted(self, purpose: str, sealed: bytes) -> bytes | None:
+        """What was sealed for this purpose; None for whatever else this is. Raises ServiceUnavailable without a key."""
+        try:
+            return self._opened(_NOTE, purpose, sealed)
+        except InvalidTag:
+            return None
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+
+    def _closed(self, form: bytes, name: str, plain: bytes) -> bytes:
+        try:
+            key = self._key()
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+        nonce = os.urandom(_NONCE_BYTES)
+        return form + nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, form + name.encode())
+
+    def _opened(self, form: bytes, name: str, sealed: bytes) -> bytes:
+        """Raises InvalidTag, or OSError or ValueError without a usable key."""
+        key = self._key()
+        if sealed[:1] != form or len(sealed) <= 1 + _NONCE_BYTES:
+            raise InvalidTag
+        # The form is sealed in with the name: of another one this makes nothing.
+        nonce, box = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        return ChaCha20Poly1305(key).decrypt(nonce, box, form + name.encode())
+
+    def _unusable(self, error: Exception) -> ServiceUnavailable:
+        # The reason names a path of the machine, which is nothing for a client.
+        log.error("seal.unusable", extra={"reason": str(error)})
+        return ServiceUnavailable("Credentials cannot be sealed here; nothing was stored.")
 
     def _key(self) -> bytes:
         return self._given or _kept_key(self._folder)

@@ -193,6 +193,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The port at which each process tells of its health and its metrics, without a key; 0 is none."""
     metrics_host: str = "127.0.0.1"
     """The address that it listens at for that."""
+    prometheus_multiproc_dir: str = ""
+    """A folder, empty at each start, in which several processes behind one port keep their counts together."""
     flower_url: str = ""
     """Where people reach Flower, for a link on the page of the workers."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -334,9 +336,10 @@ _PUBLIC_NAMES = {
     "cors_allow_origins",
     "cors_allow_methods",
     "cors_allow_headers",
+    "prometheus_multiproc_dir",
 }
 
-_CLIENTS_OWN = frozenset({"MODELFERRY_URL", "MODELFERRY_API_KEY"})
+_CLIENTS_OWN = frozenset({"MODELFERRY_URL", "MODELFERRY_API_KEY", "MODELFERRY_API_KEY_FILE"})
 """What tells clients something, and a service nothing."""
 
 VARIABLES: Mapping[str, str] = {
@@ -393,6 +396,36 @@ def service_address(environ: Mapping[str, str] | None = None) -> str:
     """Where a client finds the service when nobody tells it: MODELFERRY_URL, or this machine."""
     env = os.environ if environ is None else environ
     return env.get("MODELFERRY_URL", "") or "http://127.0.0.1:8200"
+
+
+def client_key(environ: Mapping[str, str] | None = None) -> str:
+    """The API key that a client sends when nobody tells it: MODELFERRY_API_KEY, or what MODELFERRY_API_KEY_FILE holds.
+
+    Empty where there is none. Raises SettingsError.
+    """
+    env = os.environ if environ is None else environ
+    if env.get("MODELFERRY_API_KEY_FILE"):
+        if env.get("MODELFERRY_API_KEY"):
+            msg = "MODELFERRY_API_KEY and MODELFERRY_API_KEY_FILE are both set: one of them is enough"
+            raise SettingsError(msg)
+        return key_in_file(Path(env["MODELFERRY_API_KEY_FILE"]), "MODELFERRY_API_KEY_FILE")
+    return env.get("MODELFERRY_API_KEY", "").strip()
+
+
+def key_in_file(file: Path, named_by: str) -> str:
+    """The API key that a file holds. Raises SettingsError, which names no content."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        msg = f"{named_by}={str(file)!r} cannot be read: {reason}"
+        raise SettingsError(msg) from error
+
+
+def telemetry_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of OpenTelemetry, which it reads by itself too. One of them may hold a key: not to be shown."""
+    env = os.environ if environ is None else environ
+    return {name: value for name, value in env.items() if name.startswith("OTEL_")}
 
 
 def with_variables(

@@ -22,6 +22,7 @@ from api.wire import (
     ResultView,
     Started,
 )
+from api.wire.access import KeyPage, KeyView, WhoView
 from api.wire.gates import GateModelView, GatePage, GateView
 from api.wire.live import EventView, LogLine, LogPage, ProgressEvent, Snapshot, StreamEnd
 from api.wire.local import (
@@ -36,7 +37,7 @@ from api.wire.local import (
 from api.wire.overview import OverviewView, WorkerPage, WorkerView
 from api.wire.webhooks import DeliveryPage, DeliveryView, WebhookPage, WebhookView
 from common.errors import ModelferryError
-from common.vocabulary import JobState, LimitScope, ModelType, Phase, Precision, Priority
+from common.vocabulary import JobState, LimitScope, ModelType, Phase, Precision, Priority, Role
 
 __all__ = [
     "AsyncClient",
@@ -55,6 +56,8 @@ __all__ = [
     "JobPage",
     "JobState",
     "JobView",
+    "KeyPage",
+    "KeyView",
     "LimitPage",
     "LimitScope",
     "LimitView",
@@ -82,6 +85,7 @@ __all__ = [
     "ResultLine",
     "ResultPage",
     "ResultView",
+    "Role",
     "Snapshot",
     "Started",
     "StreamEnd",
@@ -93,6 +97,7 @@ __all__ = [
     "WantedModel",
     "WebhookPage",
     "WebhookView",
+    "WhoView",
     "WholeLocalModelView",
     "WorkerPage",
     "WorkerView",

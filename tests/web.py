@@ -21,6 +21,8 @@ from migrations.command import upgrade
 
 NOBODY = "redis://127.0.0.1:1/0"
 OWNER = "a-worker"
+BASE_URL = "http://127.0.0.1"
+"""The name by which the application is called: one that a service on loopback goes by."""
 
 
 @dataclass
@@ -82,6 +84,6 @@ def web(folder: Path, **settings: Any) -> Iterator[Web]:
     if not wanted.database_url:
         upgrade(wanted.store_url)
     database = Database(wanted.store_url)
-    with TestClient(create_app(wanted)) as client:
+    with TestClient(create_app(wanted), base_url=BASE_URL) as client:
         yield Web(client, wanted.models_dir, StageStore(database, lease_s=60.0, retry=RetryPolicy(max_attempts=1)))
     database.dispose()

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from hmac import compare_digest
 from threading import Lock
 from typing import NamedTuple
 
+from api.access.oidc import Tokens
+from api.sessions import Sessions
 from common.access import Caller, Way, digest_of, parts_of
 from common.settings import Settings, networks_in
 from common.store.apikeys import ApiKeyStore
@@ -31,11 +34,12 @@ class Callers:
     `recognised` raises ServiceUnavailable where neither can be asked.
     """
 
-    def __init__(self, settings: Settings, keys: ApiKeyStore, tokens: Recognise | None = None) -> None:
+    def __init__(self, settings: Settings, keys: ApiKeyStore, sessions: Sessions, tokens: Tokens | None = None) -> None:
         self.asks = settings.asks_callers
         self._open = networks_in(settings.open_networks)
         self._admin_key = settings.admin_key
-        self._keys = Keyring(keys)
+        self._keys = Remembered(partial(_holder, keys))
+        self._sessions = Remembered(sessions.caller)
         self._tokens = tokens
 
     def recognised(self, credential: str) -> Caller:
@@ -43,7 +47,7 @@ class Callers:
         if self._admin_key and compare_digest(credential.encode(), self._admin_key.encode()):
             return _ADMIN
         if parts_of(credential) is not None:
-            return self._keys.holder(credential) or NOBODY
+            return self._keys.caller(credential) or NOBODY
         return (self._tokens(credential) if self._tokens else None) or NOBODY
 
     def is_open_to(self, address: str) -> bool:
@@ -56,7 +60,15 @@ class Callers:
 
     def known_at_once(self, credential: str) -> Caller | None:
         """The caller, where no look at anything is needed to know."""
-        return self._keys.remembered(credential)
+        return self._keys.at_once(credential) or (self._tokens.at_once(credential) if self._tokens else None)
+
+    def in_session(self, cookie: str) -> Caller | None:
+        """Who has logged in, in the browser that brings this cookie."""
+        return self._sessions.caller(cookie)
+
+    def in_session_at_once(self, cookie: str) -> Caller | None:
+        """The same, where no look at anything is needed to know."""
+        return self._sessions.at_once(cookie)
 
 
 class _Known(NamedTuple):
@@ -64,34 +76,41 @@ class _Known(NamedTuple):
     until: float
 
 
-class Keyring:
-    """The holders of API keys, remembered for a moment."""
+class Remembered:
+    """Those who were let in a moment ago, so that not every request is a look at the table."""
 
-    def __init__(self, store: ApiKeyStore) -> None:
-        self._store = store
+    def __init__(self, recognise: Recognise) -> None:
+        self._recognise = recognise
         self._known: dict[str, _Known] = {}
         self._lock = Lock()
 
-    def remembered(self, text: str) -> Caller | None:
-        """The holder, where it was let in a moment ago. Looked up by digest: no key is kept longer than its request."""
+    def at_once(self, text: str) -> Caller | None:
+        """Who was let in with this a moment ago. Looked up by digest: no key is kept longer than its request."""
         known = self._known.get(digest_of(text))
         return known.caller if known is not None and known.until > time.monotonic() else None
 
-    def holder(self, text: str) -> Caller | None:
-        """Who holds this key. Raises ServiceUnavailable."""
-        caller = self.remembered(text)
+    def caller(self, text: str) -> Caller | None:
+        """Who brings this. Raises what `recognise` raises."""
+        caller = self.at_once(text)
         if caller is not None:
             return caller
-        parts = parts_of(text)
-        key = self._store.holder(*parts) if parts else None
-        if key is None:
-            return None
-        caller = Caller(name=key.name, way=Way.KEY, role=key.role, key_id=key.id, tenant=key.tenant)
-        with self._lock:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[digest_of(text)] = _Known(caller, time.monotonic() + _REMEMBERED_S)
+        # From before the look: what is heard while it lasts must not be forgotten for longer.
+        until = time.monotonic() + _REMEMBERED_S
+        caller = self._recognise(text)
+        if caller is not None:
+            with self._lock:
+                if len(self._known) >= _MOST_REMEMBERED:
+                    self._known.clear()
+                self._known[digest_of(text)] = _Known(caller, until)
         return caller
+
+
+def _holder(keys: ApiKeyStore, text: str) -> Caller | None:
+    parts = parts_of(text)
+    key = keys.holder(*parts) if parts else None
+    if key is None:
+        return None
+    return Caller(name=key.name, way=Way.KEY, role=key.role, key_id=key.id, tenant=key.tenant)
 
 
 def credential_in(headers: Mapping[str, str]) -> str | None:

@@ -10,9 +10,16 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.access.callers import NETWORK, NOBODY, OPEN, Callers, credential_in
+from api.access.lasting import Lasting
 from api.access.needs import COMPATIBLE, needed
+from api.caller import HANDED_ON
+from api.dashboard.guard import is_own
+from api.sessions import COOKIE
 from common.access import Caller, Way
-from common.errors import Forbidden, Unauthenticated
+from common.errors import Forbidden, ServiceUnavailable, Unauthenticated
+
+_LASTING = frozenset({"GET", "HEAD"})
+"""What may be answered with a stream."""
 
 
 class Door(ASGIMiddleware):
@@ -28,26 +35,51 @@ class Door(ASGIMiddleware):
         operation = operation_of(scope)
         caller = await self._caller(scope, operation)
         scope["state"]["caller"] = caller
-        _admit(caller, operation, str(scope.get("method", "")))
-        await next_app(scope, receive, send)
+        method = str(scope.get("method", ""))
+        _admit(caller, operation, method)
+        if caller is OPEN or method not in _LASTING:
+            await next_app(scope, receive, send)
+            return
+
+        async def still() -> bool:
+            try:
+                _admit(await self._caller(scope, operation), operation, method)
+            except (Unauthenticated, Forbidden):
+                return False
+            except ServiceUnavailable:
+                # Nobody knows: what goes on goes on, and nothing new begins.
+                return True
+            return True
+
+        async with Lasting(receive, send, still) as connection:
+            await next_app(scope, connection.receive, connection.send)
 
     async def _caller(self, scope: Scope, operation: str) -> Caller:
+        handed_on = scope.get(HANDED_ON)
+        if isinstance(handed_on, Caller):
+            return handed_on
         if not self._callers.asks:
             return OPEN
         credential = credential_in(Headers.from_scope(scope))
         if credential is not None:
             known = self._callers.known_at_once(credential)
             return known if known is not None else await sync_to_thread(self._callers.recognised, credential)
+        caller = await self._in_session(scope)
+        if caller is not None:
+            return caller
         client = scope.get("client")
         if operation in COMPATIBLE and client is not None and self._callers.is_open_to(client[0]):
             return NETWORK
         return NOBODY
 
-
-def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
-    """Who asks, behind the door."""
-    caller: Caller = connection.scope["state"]["caller"]
-    return caller
+    async def _in_session(self, scope: Scope) -> Caller | None:
+        """By a cookie, which a browser sends by itself: so it counts only for what one of our own pages has sent."""
+        connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
+        cookie = connection.cookies.get(COOKIE)
+        if not cookie or not is_own(connection):
+            return None
+        known = self._callers.in_session_at_once(cookie)
+        return known if known is not None else await sync_to_thread(self._callers.in_session, cookie)
 
 
 def operation_of(scope: Scope) -> str:

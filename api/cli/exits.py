@@ -70,14 +70,18 @@ def complaint_about(error: ModelferryError | Stop) -> Complaint:
     if isinstance(error, Refused):
         code = error.code or ""
         return Complaint(
-            detail=str(error), exit_code=_of_answer(error.status, code), code=code, hint=error.hint or "",
-            status=error.status,
+            detail=str(error), exit_code=_of_answer(error.status, code), code=code,
+            hint=error.hint or _HINTS.get(code, ""), status=error.status,
         )  # fmt: skip
     if isinstance(error, TimedOut):
         return Complaint(detail=str(error), exit_code=Exit.TIMED_OUT)
     return Complaint(detail=str(error), exit_code=Exit.UNREACHABLE, hint=_START)
 
 
+_HINTS = {
+    "unauthenticated": "Set MODELFERRY_API_KEY, or name a file that holds a key with --api-key-file.",
+    "forbidden": "`modelferry whoami` tells what your key may do; an admin makes others with `modelferry keys add`.",
+}
 _START = "Is the service running? `modelferry up` starts one; --url or MODELFERRY_URL name another."
 
 

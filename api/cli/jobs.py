@@ -184,6 +184,7 @@ def _facts_of(job: JobView) -> Table:
             ("attempt", job.attempt),
             ("priority", job.priority),
             ("tenant", job.tenant),
+            ("requested by", job.requested_by),
             ("created", moment(job.creation_time)),
             ("completed", _moment(job.completion_time)),
             ("path", job.path),
@@ -193,6 +194,7 @@ def _facts_of(job: JobView) -> Table:
             ("again at", _moment(job.retry_at)),
             ("last error", job.last_error),
             ("retry of", job.retry_of),
+            ("trace", job.trace_id),
         ],
         ids=[job.id],
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import click
 import typer
 
-from api.cli import doctor, gates, jobs, limits, models, pull, service, uploads, webhooks
+from api.cli import audit, doctor, gates, jobs, keys, limits, models, pull, service, uploads, webhooks
 from api.cli.exits import Complaint, Exit, Stop, complaint_about
 from api.cli.output import note
 from api.cli.session import Session, laid_out, session
@@ -24,7 +24,7 @@ def make_app() -> typer.Typer:
         context_settings={"max_content_width": 100},
     )
     app.callback(help=laid_out(root.__doc__ or ""))(root)
-    for commands in (pull, jobs, models, gates, uploads, limits, webhooks, service, doctor):
+    for commands in (pull, jobs, models, gates, uploads, limits, webhooks, keys, audit, service, doctor):
         commands.add_to(app)
     return app
 

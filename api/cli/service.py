@@ -90,12 +90,21 @@ def mcp(
         str | None,
         typer.Option(help="Where the service is. Default: MODELFERRY_URL, or http://127.0.0.1:8200.", metavar="URL"),
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the API key. Default: MODELFERRY_API_KEY, or the file MODELFERRY_API_KEY_FILE.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Serve the tools for agents (MCP) on standard input and output, by asking the service."""
     # Here rather than above: only this command speaks the protocol, whose library takes a second to load.
     from api.mcp.stdio import main  # noqa: PLC0415
 
-    main(url or session(context).url)
+    ours = session(context)
+    ours.api_key_file = api_key_file
+    main(url or ours.url, ours.api_key())
 
 
 def version() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from api.cli.amounts import seconds_in
 from api.cli.exits import Exit, Stop, complaint_about
 from api.cli.output import Form, Output
 from api.client import Client, Refused
+from common.settings import SettingsError, key_in_file
 
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ class Session:
 
     def __init__(self) -> None:
         self.url: str | None = None
+        self.api_key_file: Path | None = None
         self.form = Form.TABLE
         self.quiet = False
         self._codes: list[int] = []
@@ -31,8 +34,23 @@ class Session:
         return Output(form=self.form, quiet=self.quiet)
 
     def client(self, *, timeout_s: float = 30.0, tenant: str | None = None) -> Client:
-        """The way to the service. Close it."""
-        return Client(self.url, timeout_s=timeout_s, tenant=tenant)
+        """The way to the service. Close it. Raises Stop for a key that cannot be read, or be none."""
+        try:
+            return Client(self.url, timeout_s=timeout_s, tenant=tenant, api_key=self.api_key())
+        except (SettingsError, ValueError) as error:
+            raise Stop(Exit.USAGE, str(error)) from error
+
+    def api_key(self) -> str | None:
+        """The key in the file that --api-key-file names. Raises Stop where there is none in it."""
+        if self.api_key_file is None:
+            return None
+        try:
+            key = key_in_file(self.api_key_file, "--api-key-file")
+        except SettingsError as error:
+            raise Stop(Exit.USAGE, str(error)) from error
+        if not key:
+            raise Stop(Exit.USAGE, f"--api-key-file: {self.api_key_file} is empty")
+        return key
 
     def each(self, names: Sequence[str], call: Callable[[str], T]) -> list[T]:
         """What comes of a call for each of several things. One that is refused does not keep back the others."""
@@ -58,7 +76,7 @@ def session(context: click.Context) -> Session:
 
 
 class ServiceCommand(TyperCommand):
-    """A command that asks the service: it has --url, --format and --quiet, which land in the session."""
+    """A command that asks the service: it has --url, --api-key-file, --format and --quiet, for the session."""
 
     def __init__(self, *arguments: Any, params: list[click.Parameter] | None = None, **more: Any) -> None:
         more["help"] = laid_out(more.get("help") or "")
@@ -105,6 +123,11 @@ def _shared() -> Sequence[TyperOption]:
             metavar="URL", expose_value=False, callback=_set_url,
         ),
         TyperOption(
+            param_decls=["api_key_file", "--api-key-file"],
+            help="A file with the API key. Default: MODELFERRY_API_KEY, or the file MODELFERRY_API_KEY_FILE.",
+            metavar="FILE", expose_value=False, callback=_set_api_key_file,
+        ),
+        TyperOption(
             param_decls=["data_format", "--format"], type=click.Choice([form.value for form in Form]),
             help="Default: table.", expose_value=False, callback=_set_form,
         ),
@@ -118,6 +141,11 @@ def _shared() -> Sequence[TyperOption]:
 def _set_url(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         session(context).url = value
+
+
+def _set_api_key_file(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        session(context).api_key_file = Path(value)
 
 
 def _set_form(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:

@@ -41,7 +41,7 @@ def awaiting(call: Callable[P, Call[V]]) -> "Callable[Concatenate[AsyncClient, P
 
 
 class AsyncClient:
-    """Speaks to one service, as Client does. Close it, or use it as a context."""
+    """Speaks to one service, as Client does, and is made as that is. Close it, or use it as a context."""
 
     def __init__(
         self,
@@ -49,12 +49,13 @@ class AsyncClient:
         *,
         timeout_s: float = 30.0,
         tenant: str | None = None,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         address = address or service_address()
         self._address = shown(address)
         self._timeout_s = timeout_s
-        self._http = httpx.AsyncClient(**options(address, timeout_s, tenant), transport=transport)
+        self._http = httpx.AsyncClient(**options(address, timeout_s, tenant, api_key), transport=transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,6 +113,14 @@ class AsyncClient:
     send_test_message = awaiting(calls.send_test_message)
     deliveries = awaiting(calls.deliveries)
     redeliver = awaiting(calls.redeliver)
+
+    audit = awaiting(calls.audit)
+    whoami = awaiting(calls.whoami)
+    keys = awaiting(calls.keys)
+    key = awaiting(calls.key)
+    add_key = awaiting(calls.add_key)
+    rotate_key = awaiting(calls.rotate_key)
+    revoke_key = awaiting(calls.revoke_key)
 
     async def run(self, call: Call[V]) -> V:
         """Make a call. Raises Refused or Unreachable."""

@@ -40,7 +40,8 @@ class Client:
     """Speaks to one service. Every method raises Refused or Unreachable. Close it, or use it as a context.
 
     Without an address it speaks to MODELFERRY_URL, or to http://127.0.0.1:8200. `tenant` is who asks, unless a call
-    says otherwise.
+    says otherwise. Without an API key it sends that of MODELFERRY_API_KEY, or what MODELFERRY_API_KEY_FILE holds; an
+    empty one is none. Making one raises ValueError for what can be no key, and SettingsError for a file without one.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Client:
         *,
         timeout_s: float = 30.0,
         tenant: str | None = None,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         address = address or service_address()
         self._address = shown(address)
         self._timeout_s = timeout_s
-        self._http = httpx.Client(**options(address, timeout_s, tenant), transport=transport)
+        self._http = httpx.Client(**options(address, timeout_s, tenant, api_key), transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +114,14 @@ class Client:
     send_test_message = blocking(calls.send_test_message)
     deliveries = blocking(calls.deliveries)
     redeliver = blocking(calls.redeliver)
+
+    audit = blocking(calls.audit)
+    whoami = blocking(calls.whoami)
+    keys = blocking(calls.keys)
+    key = blocking(calls.key)
+    add_key = blocking(calls.add_key)
+    rotate_key = blocking(calls.rotate_key)
+    revoke_key = blocking(calls.revoke_key)
 
     def run(self, call: Call[V]) -> V:
         """Make a call. Raises Refused or Unreachable."""

@@ -1,7 +1,7 @@
 """What both clients tell httpx."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import IO, Any, TypeVar
@@ -12,13 +12,31 @@ import httpx
 from api.client.call import Answer, Call
 from api.client.errors import Unreachable
 from api.client.stream import Stream
+from common.settings import client_key
 
 V = TypeVar("V")
 
 
-def options(address: str, timeout_s: float, tenant: str | None) -> dict[str, Any]:
-    """The arguments of an httpx client that speaks to this address."""
+class Bearer(httpx.Auth):
+    """Sends an API key. At a redirect to another origin httpx leaves it out."""
+
+    def __init__(self, api_key: str) -> None:
+        """Raises ValueError, which does not repeat the key."""
+        if not re.fullmatch(r"[!-~]+", api_key):
+            raise ValueError("An API key consists of printable ASCII characters, without spaces")
+        self._header = f"Bearer {api_key}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """One request, with the key."""
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+def options(address: str, timeout_s: float, tenant: str | None, api_key: str | None) -> dict[str, Any]:
+    """The arguments of an httpx client that speaks to this address. Raises ValueError or SettingsError for a key."""
+    key = client_key() if api_key is None else api_key
     return {
+        "auth": Bearer(key) if key else None,
         "base_url": address,
         "timeout": timeout_s,
         # A proxy for the outside world cannot reach this very machine.

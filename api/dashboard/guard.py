@@ -17,13 +17,21 @@ def own_forms_only(connection: ASGIConnection[Any, Any, Any, Any], _handler: Bas
     A browser tells where a form comes from, and no page can make it lie. Who tells nothing is no browser, and has no
     rights but those that anybody has.
     """
-    if connection.scope.get("method") in _SAFE:
-        return
+    if connection.scope.get("method") not in _SAFE and not is_own(connection):
+        raise PermissionDeniedException("This form was sent by another site. Open the page here and send it again.")
+
+
+def is_own(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    """Whether a request was sent by one of our own pages or by what is no browser, or is one to look at something.
+
+    Without an `Origin`, as where somebody opens a page, no browser shows the answer to the page that asked. With one
+    it might, where an operator lets other origins call: and a page of another port is of the same site as ours.
+    """
+    if connection.scope.get("method") in _SAFE and "origin" not in connection.headers:
+        return True
     site = connection.headers.get("sec-fetch-site")
     # Browsers leave the first header out where the connection is neither encrypted nor local.
-    own = _is_own_origin(connection) if site is None else site in _OWN
-    if not own:
-        raise PermissionDeniedException("This form was sent by another site. Open the page here and send it again.")
+    return _is_own_origin(connection) if site is None else site in _OWN
 
 
 def _is_own_origin(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:

@@ -10,7 +10,9 @@ from litestar.response import Redirect
 from litestar.status_codes import HTTP_200_OK, HTTP_303_SEE_OTHER
 
 from api.problems import AnyRequest
+from common.access import Caller, Way
 from common.errors import InvalidSpec
+from common.vocabulary import Role
 
 _MOST_FIELDS = 200
 
@@ -24,20 +26,40 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
-    "Vary": "HX-Request",
+    "Vary": "HX-Request, Cookie",
 }
+
+
+ANYBODY = Caller(name="", way=Way.NOBODY, role=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Makes answers of templates."""
+    """Makes answers of templates, for one who asks."""
 
     environment: Environment
+    caller: Caller = ANYBODY
+
+    def to(self, request: AnyRequest) -> "Pages":
+        """The pages for whoever sends this request."""
+        return Pages(self.environment, request.scope["state"].get("caller", ANYBODY))
 
     def page(self, template: str, *, active: str = "", status: int = HTTP_200_OK, **context: object) -> Response[str]:
         """A whole page, or a part of one. `active` is the key of the place in the navigation that it belongs to."""
-        html = self.environment.get_template(template).render(active=active, **context)
+        html = self.environment.get_template(template).render(active=active, visitor=self._visitor(), **context)
         return Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(HEADERS))
+
+    def _visitor(self) -> Mapping[str, object]:
+        """What templates know of who asks: for whom which buttons are shown, and whose name."""
+        role = self.caller.role
+        return {
+            "name": self.caller.name,
+            "role": role,
+            "is_asked": self.caller.way not in {Way.OPEN, Way.NOBODY},
+            "has_session": self.caller.way is Way.SESSION,
+            "starts": role is not None and role.covers(Role.OPERATOR),
+            "rules": role is not None and role.covers(Role.ADMIN),
+        }
 
 
 def wants_fragment(request: AnyRequest) -> bool:

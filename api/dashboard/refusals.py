@@ -6,12 +6,14 @@ from typing import Any
 
 from litestar import Response
 from litestar.exceptions import HTTPException
+from litestar.response import Redirect
 from litestar.status_codes import HTTP_200_OK, HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import ExceptionHandlersMap
 
+from api.dashboard.login import to_login
 from api.dashboard.pages import Pages, wants_fragment
 from api.problems import HANDLERS, STATUS, AnyRequest
-from common.errors import ModelferryError
+from common.errors import ModelferryError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,9 @@ class Refusals:
         }
         return {**ours, HTTPException: self._framework, Exception: self._unforeseen}
 
-    def _ours(self, request: AnyRequest, error: ModelferryError) -> Response[str]:
+    def _ours(self, request: AnyRequest, error: ModelferryError) -> Response[str] | Redirect:
+        if isinstance(error, Unauthenticated):
+            return to_login(request)
         status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), HTTP_500_INTERNAL_SERVER_ERROR)
         return self._answer(request, str(error), status)
 
@@ -48,4 +52,4 @@ class Refusals:
         if wants_fragment(request):
             # For the script that shows it, a refusal is a good answer.
             return self.pages.page("fragments/refusal.html", status=HTTP_200_OK, title=title, message=message)
-        return self.pages.page("refusal.html", status=status, title=title, message=message)
+        return self.pages.to(request).page("refusal.html", status=status, title=title, message=message)

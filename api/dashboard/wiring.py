@@ -6,11 +6,12 @@ from litestar import Router
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from api.dashboard import codes, gates, jobs, limits, models, new, overview, plugins, webhooks, workers
+from api.dashboard import audit, codes, gates, jobs, limits, login, models, new, overview, plugins, webhooks, workers
 from api.dashboard.environment import make_environment
 from api.dashboard.guard import own_forms_only
 from api.dashboard.pages import Pages
 from api.dashboard.refusals import Refusals
+from api.problems import AnyRequest
 
 DASHBOARD: Sequence[ControllerRouterHandler] = (
     overview.overview_page,
@@ -49,16 +50,24 @@ DASHBOARD: Sequence[ControllerRouterHandler] = (
     limits.limits_page,
     limits.put_limit_from_page,
     limits.remove_limit_from_page,
+    audit.audit_trail_page,
+    login.login_page,
+    login.log_in,
+    login.log_out,
 )
 
 
 def dashboard() -> Router:
     """The pages. They have no place in the API's document: whatever they show, the API tells."""
     pages = Pages(make_environment())
+
+    def pages_to(request: AnyRequest) -> Pages:
+        return pages.to(request)
+
     return Router(
         "/",
         route_handlers=DASHBOARD,
-        dependencies={"pages": Provide(lambda: pages, sync_to_thread=False)},
+        dependencies={"pages": Provide(pages_to, sync_to_thread=False)},
         exception_handlers=Refusals(pages).handlers(),
         guards=[own_forms_only],
         include_in_schema=False,

@@ -10,10 +10,15 @@ from litestar.openapi.spec import Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from pydantic_core import from_json
 
+from api.caller import caller_of
 from api.problems import AnyRequest
 from api.usecases import TENANT, Accepted, Asker, RequestKey
+from common import tracing
+from common.access import Way
 from common.errors import InvalidSpec
+from common.records import Origin
 
+_UNKNOWN = frozenset({Way.OPEN, Way.NOBODY})
 _TENANT = "Modelferry-Tenant"
 _KEY = "Idempotency-Key"
 _REPLAYED = "Idempotent-Replayed"
@@ -36,7 +41,10 @@ HEADERS = (
         name=_TENANT,
         param_in="header",
         required=False,
-        description="Who asks. Tenants take turns. Without it the client's address is the tenant.",
+        description=(
+            "Who asks. Tenants take turns. Without it the client's address is the tenant. A caller whose API key is "
+            "bound to a tenant is that one, whatever stands here."
+        ),
         schema=Schema(type=OpenAPIType.STRING, pattern=f"^{TENANT.pattern}$"),
     ),
 )
@@ -52,12 +60,19 @@ REPLAYED_HEADER = ResponseHeader(
 
 
 def read_asker(request: AnyRequest, call: str, subject: str, body: bytes = b"null") -> Asker:
-    """Who asks; a key holds for this call, of this subject, with this body, which is JSON. Raises InvalidSpec."""
-    named, key = _tenant(request.headers), _key(request.headers)
+    """Who asks; a key holds for this call, of this subject, with this body, which is JSON. Raises InvalidSpec.
+
+    A caller whose API key is bound to a tenant asks as that tenant, whatever the request says.
+    """
+    named, key = caller_of(request).tenant or _tenant(request.headers), _key(request.headers)
     tenant = named or (request.client.host if request.client else "")
-    if key is None:
-        return Asker(tenant=tenant)
-    return Asker(tenant=tenant, key=RequestKey(key, fingerprint(call, subject, body), named))
+    known = RequestKey(key, fingerprint(call, subject, body), named) if key is not None else None
+    return Asker(tenant=tenant, key=known, origin=_origin(request))
+
+
+def _origin(request: AnyRequest) -> Origin:
+    caller = caller_of(request)
+    return Origin(caller=caller.name if caller.way not in _UNKNOWN else None, trace=tracing.traceparent())
 
 
 def fingerprint(call: str, subject: str, body: bytes) -> str:

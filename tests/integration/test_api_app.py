@@ -68,31 +68,47 @@ def test_a_trailing_slash_behind_an_unknown_path_is_not_found(service: Web) -> N
     assert service.get("/nope/").status_code == 404
 
 
-def test_any_origin_may_read_by_default(service: Web) -> None:
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Web]:
+    with web(tmp_path, cors_allow_origins="*") as running:
+        yield running
+
+
+def test_no_page_of_another_origin_may_call_by_default(service: Web) -> None:
     answer = service.get("/health", headers={"Origin": "http://page.example"})
+    assert "access-control-allow-origin" not in answer.headers
+    asking = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}
+    preflight = service.client.options("/models/download", headers=asking)
+    assert preflight.status_code == 400
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_an_operator_can_open_cors_to_any_origin(opened: Web) -> None:
+    answer = opened.get("/health", headers={"Origin": "http://page.example"})
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["access-control-allow-credentials"] == "true"
 
 
-def test_a_preflight_is_answered_with_the_callers_origin(service: Web) -> None:
+def test_a_preflight_is_answered_with_the_callers_origin(opened: Web) -> None:
+    """Browsers refuse `*` together with credentials."""
     asking = {
         "Origin": "http://page.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    answer = service.client.options("/models/download", headers=asking)
+    answer = opened.client.options("/models/download", headers=asking)
     assert answer.is_success
     assert answer.headers["access-control-allow-origin"] == "http://page.example"
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "content-type" in answer.headers["access-control-allow-headers"].lower()
 
 
-def test_refusals_carry_the_cors_headers_too(service: Web) -> None:
-    answer = service.get("/nope", headers={"Origin": "http://page.example"})
+def test_refusals_carry_the_cors_headers_too(opened: Web) -> None:
+    answer = opened.get("/nope", headers={"Origin": "http://page.example"})
     assert answer.headers["access-control-allow-origin"] == "*"
 
 
-def test_an_operator_can_close_cors(tmp_path: Path) -> None:
+def test_an_operator_can_open_cors_to_some_origins(tmp_path: Path) -> None:
     with web(
         tmp_path, cors_allow_origins="http://ours.example, http://too.example", cors_allow_methods="GET"
     ) as service:

@@ -144,10 +144,10 @@ def test_the_navigation_tells_where_one_is(path: str, word: str, shared: Web) ->
     "headers",
     [
         {"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"},
-        {"Sec-Fetch-Site": "same-site", "Origin": "http://other.testserver.local"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://other.127.0.0.1"},
         {"Origin": "https://elsewhere.example"},
         {"Origin": "null"},
-        {"Origin": "http://testserver.local.elsewhere.example"},
+        {"Origin": "http://127.0.0.1.elsewhere.example"},
     ],
 )
 def test_a_form_of_another_site_does_nothing(verb: str, headers: dict[str, str], shared: Web) -> None:
@@ -163,7 +163,7 @@ def test_a_form_of_another_site_does_nothing(verb: str, headers: dict[str, str],
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver.local"}],
+    [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": "http://127.0.0.1"}],
 )
 def test_an_own_form_does_its_work(headers: dict[str, str], shared: Web) -> None:
     (job_id,) = shared.submitted(A_MODEL)
@@ -377,12 +377,12 @@ def test_the_command_of_a_job_says_what_it_was(shared: Web) -> None:
     assert commands == [
         [
             "modelferry", "pull", "--hub", "huggingface", "--revision", "v1.0", "--priority", "low", "--path", "x",
-            "--config-json", json.dumps({"note": AWKWARD}), "--url", "http://testserver.local", "org/model",
+            "--config-json", json.dumps({"note": AWKWARD}), "--url", "http://127.0.0.1", "org/model",
         ],
         [
             "modelferry", "pull", "--hub", "huggingface", "--ovms", "--type", "embeddings", "--precision", "int8",
             "--revision", "v1", "--path=-x y", "--config-json", '{"cache_size": 2}',
-            "--url", "http://testserver.local", "org/model",
+            "--url", "http://127.0.0.1", "org/model",
         ],
     ]  # fmt: skip
 

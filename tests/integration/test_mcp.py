@@ -256,7 +256,7 @@ def test_pages_of_unknown_origins_stay_outside(tmp_path: Path, origin: str, stat
 
 
 def test_other_requests_are_answered_in_order(tmp_path: Path) -> None:
-    with web(tmp_path) as running:
+    with web(tmp_path, cors_allow_origins="*") as running:
         for method in ("GET", "DELETE", "PUT"):
             answer = running.client.request(method, "/mcp", headers={"Accept": "text/event-stream"})
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

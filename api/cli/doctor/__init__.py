@@ -62,10 +62,11 @@ def _examine(ours: Session, *, client_only: bool, online: bool) -> Findings:
             yield settings
         else:
             # Those parts need libraries of the service.
-            from api.cli.doctor import storage  # noqa: PLC0415
+            from api.cli.doctor import access, storage  # noqa: PLC0415
 
             yield from volume.look(settings, around)
             yield from storage.look(settings, around)
+            yield from access.look(settings)
             yield from machine.look(settings)
             yield from hubs.look(settings, online=online)
     yield from service.look(ours.client, ours.url or service_address(around))

@@ -15,6 +15,10 @@ _FIXES = {
 }
 
 
+_NOT_LET_IN = frozenset({401, 403})
+_KEY = "Set MODELFERRY_API_KEY, or name a file that holds a key with --api-key-file."
+
+
 def look(connect: Callable[[], Client], address: str) -> Findings:
     """Whether it answers, what it lacks, and who works for it."""
     try:
@@ -42,8 +46,10 @@ def _parts(client: Client) -> Findings:
 def _workers(client: Client) -> Findings:
     try:
         workers = client.workers().workers
-    except Refused:
-        # An older service, which does not tell.
+    except Refused as refused:
+        # Or else it is an older service, which does not tell.
+        if refused.status in _NOT_LET_IN:
+            yield warn("access", f"The service lets in nobody without a key: {refused}", _KEY)
         return
     if not workers:
         yield warn("workers", "none seen lately", "Start some: python -m worker download, convert, reconcile")

@@ -1,5 +1,7 @@
 """What can be asked of the service: one function for each route, which says it as data."""
 
+from api.client.calls.access_calls import add_key, key, keys, revoke_key, rotate_key, whoami
+from api.client.calls.audit_calls import audit
 from api.client.calls.gate_calls import gate, gates, put_gate, remove_gate
 from api.client.calls.job_calls import (
     attempts,
@@ -31,8 +33,10 @@ from api.client.calls.webhook_calls import (
 )
 
 __all__ = [
+    "add_key",
     "add_webhook",
     "attempts",
+    "audit",
     "cancel",
     "change_webhook",
     "delete",
@@ -43,6 +47,8 @@ __all__ = [
     "job",
     "jobs",
     "jobs_of_model",
+    "key",
+    "keys",
     "limits",
     "log",
     "model",
@@ -62,6 +68,8 @@ __all__ = [
     "remove_webhook",
     "results",
     "retry",
+    "revoke_key",
+    "rotate_key",
     "rotate_webhook",
     "search",
     "send_test_message",
@@ -70,5 +78,6 @@ __all__ = [
     "verify_model",
     "webhook",
     "webhooks",
+    "whoami",
     "workers",
 ]
