@@ -21,6 +21,8 @@ PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
 STAMP = VENV / "setup.json"
 
+PROMTOOL = VENV / "bin" / "promtool"
+
 PRIVATE_HOME = VENV / "home"
 """A HOME for tests and benches, in which OpenVINO finds that nobody wants its telemetry."""
 
@@ -58,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dev", action="store_true", help="also what the checks and tests need")
     parser.add_argument("--browser", action="store_true", help="also a browser, for the tests of the dashboard")
+    parser.add_argument("--promtool", action="store_true", help="also what the alert rules are tested with")
     parser.add_argument("--profile", choices=(*PROFILES, *LIBRARIES), help="also this environment for conversions")
     arguments = parser.parse_args()
     dev = bool(arguments.dev)
@@ -70,6 +73,8 @@ def main() -> None:
     print(f"setup: {PYTHON.relative_to(ROOT)} is ready")
     if arguments.browser:
         prepare_browser()
+    if arguments.promtool:
+        prepare_promtool()
     if arguments.profile:
         prepare_profile(arguments.profile)
 
@@ -242,6 +247,27 @@ def prepare_browser() -> None:
     if subprocess.run(install_it, env=quietly, stdout=subprocess.DEVNULL, check=False).returncode != 0:
         run([apt, "update", "-qq"], quietly)
         run(install_it, quietly)
+
+
+def prepare_promtool() -> None:
+    """See to it that there is promtool. The system's package is unpacked, not installed: it would start a server."""
+    if PROMTOOL.exists() or shutil.which("promtool"):
+        return
+    apt, unpack = shutil.which("apt-get"), shutil.which("dpkg-deb")
+    if apt is None or unpack is None:
+        sys.exit("setup: the tests of the alert rules need promtool, which comes with Prometheus: install that")
+    print("setup: unpacking promtool")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        room = Path(elsewhere)
+        fetch_it = [apt, "download", "-qq", "-o", "APT::Sandbox::User=root", "prometheus"]
+        if subprocess.run(fetch_it, cwd=room, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+            run([apt, "update", "-qq"])
+            run(fetch_it, folder=room)
+        (package,) = room.glob("prometheus_*.deb")
+        run([unpack, "-x", str(package), str(room / "all")])
+        unfinished = PROMTOOL.with_name("promtool.new")
+        shutil.copy(room / "all" / "usr" / "bin" / "promtool", unfinished)
+        unfinished.rename(PROMTOOL)
 
 
 def opt_out_of_telemetry() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select
 
 from common.lifecycle import ACTIVE_STAGES
-from common.store import keys, secrets
+from common.store import audit, keys, secrets, tallies
 from common.store.database import Database, Now
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 
@@ -15,12 +15,13 @@ _DAY_S = 24 * 3600.0
 
 
 class Retention:
-    """Forgets what the operator does not want kept. `keep_days` and `keep_jobs` of 0 keep everything."""
+    """Forgets what the operator does not want kept. `keep_days`, `keep_jobs` and `keep_audit_days` of 0 keep all."""
 
-    def __init__(self, database: Database, *, keep_days: float, keep_jobs: int) -> None:
+    def __init__(self, database: Database, *, keep_days: float, keep_jobs: int, keep_audit_days: float = 0.0) -> None:
         self._database = database
         self._keep_days = keep_days
         self._keep_jobs = keep_jobs
+        self._keep_audit_days = keep_audit_days
 
     def prune(self) -> int:
         """Forget one batch of jobs. Returns how many; 0 means that all is done. Raises ServiceUnavailable."""
@@ -29,6 +30,7 @@ class Retention:
     def _prune(self, connection: Connection) -> int:
         keys.forget_old(connection)
         secrets.drop_old(connection)
+        audit.forget_old(connection, self._keep_audit_days)
         ids = self._old(connection)
         forget(connection, ids)
         return len(ids)
@@ -50,7 +52,7 @@ class Retention:
 
 
 def forget(connection: Connection, job_ids: Sequence[str]) -> None:
-    """Delete jobs that have ended, their history, and the ended stages that no other job shares."""
+    """Delete jobs that have ended, their history, and the ended stages that no other job shares. They stay counted."""
     if not job_ids:
         return
     theirs = select(JobStageRow.stage_id).where(JobStageRow.job_id.in_(job_ids))
@@ -61,7 +63,9 @@ def forget(connection: Connection, job_ids: Sequence[str]) -> None:
     secret_ids = [secret_id for secret_id in connection.execute(brought).scalars() if secret_id]
     connection.execute(delete(JobEventRow).where(JobEventRow.job_id.in_(job_ids)))
     connection.execute(delete(JobStageRow).where(JobStageRow.job_id.in_(job_ids)))
-    connection.execute(delete(JobRow).where(JobRow.id.in_(job_ids)))
+    # What is counted is what this very statement deletes: two may forget the same jobs at one moment.
+    gone = delete(JobRow).where(JobRow.id.in_(job_ids)).returning(*tallies.COUNTED)
+    tallies.add(connection, connection.execute(gone).all())
     secrets.drop_idle(connection, secret_ids)
     forget_stages(connection, stage_ids)
 
