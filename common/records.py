@@ -9,6 +9,18 @@ from common.spec import JobSpec, Progress
 from common.vocabulary import JobState, LimitScope, Pool, StageKind, StageState
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wants a job, and where in a trace that was asked for. Unknown as long as nobody says."""
+
+    caller: str | None = None
+    """By the name under which they were let in."""
+    trace: str | None = None
+    """As W3C's `traceparent`."""
+
+
+NOWHERE = Origin()
+
+
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the table has it. Times are aware, in UTC."""
 
@@ -38,6 +50,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_error_code: str | None = None
     """Why the current stage's last attempt ended badly."""
     last_error: str | None = None
+    origin: Origin = NOWHERE
     result: dict[str, object] = {}
     """What the publish stage left; empty until the job is completed."""
 
@@ -147,6 +160,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     siblings: tuple[dict[str, object], ...] = ()
     """Work of queued stages that make something else of the same artefact, and may come along."""
     job_ids: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
+    """Of those of its jobs that have a place in one, oldest job first: each as a `traceparent`."""
+    waited_s: float | None = None
+    """How long it could have been claimed before it was; None where nobody knows."""
     progress: Progress | None = None
     """How far an earlier attempt had come."""
 

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from common.artefacts.blobs import BlobStore
 from common.artefacts.early import EarlyDigests
 from common.artefacts.layout import Volume
 from common.errors import JobCancelled
+from common.metrics.statuses import status_class
 from common.plugins import Allowance, TransferLimits
 from common.spec import Progress, check_file_path
 from common.vocabulary import Phase
 from worker.forkserver import Channel
-from worker.messages import Advanced, Allowed, AskFence, FencePassed, HubBusy, ToChild
+from worker.messages import Advanced, Allowed, Answered, AskFence, FencePassed, HubBusy, ToChild
 from worker.workspace import Workspace
 
 _MOST_OFTEN_S = 0.2
+_COUNT_EVERY_S = 0.5
 _MESSAGES: msgspec.json.Decoder[ToChild] = msgspec.json.Decoder(ToChild)
 
 
@@ -39,6 +42,10 @@ class StageAttempt:
     _told_phase: Phase | None = None
     _bytes_per_s: float | None = None
     _silent_until: float = 0.0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _unsaid: Counter[str] = field(default_factory=Counter)
+    """Class of status -> answers of the hub that the supervisor has not heard of."""
+    _counted_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._blobs = BlobStore(self.volume)
@@ -61,6 +68,22 @@ class StageAttempt:
 
     def hub_asks_to_wait(self, wait_s: float) -> None:
         self.channel.send(HubBusy(wait_s=wait_s))
+
+    def heard(self, status: int | None) -> None:
+        """Count an answer of the hub; None is a request without one. Any thread may call."""
+        with self._counting:
+            self._unsaid[status_class(status)] += 1
+            is_due = time.monotonic() - self._counted_at >= _COUNT_EVERY_S
+        if is_due:
+            self.say_counts()
+
+    def say_counts(self) -> None:
+        """Tell the supervisor what it does not know yet of the hub's answers."""
+        with self._counting:
+            self._counted_at = time.monotonic()
+            counts, self._unsaid = dict(self._unsaid), Counter()
+        if counts:
+            self.channel.send(Answered(counts=counts))
 
     def stored(self, sha256: str) -> Path | None:
         return self._blobs.stored(sha256)

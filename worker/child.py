@@ -23,6 +23,7 @@ from worker.isolation import isolate
 from worker.joblog import Telling
 from worker.machine import no_memory
 from worker.messages import Ended, StageRequest
+from worker.spans import told_to
 from worker.stages.ask import answer
 from worker.stages.convert import convert
 from worker.stages.fetch import fetch
@@ -40,7 +41,9 @@ def run(channel: Channel) -> int:
     configure("info", "text")
     logging.getLogger().addHandler(Telling(channel))
     request = msgspec.json.decode(channel.request, type=StageRequest)
-    channel.send(Ended(outcome=_outcome(request, channel)))
+    with told_to(channel, request.traceparent):
+        outcome = _outcome(request, channel)
+    channel.send(Ended(outcome=outcome))
     return 0
 
 
@@ -81,9 +84,17 @@ def _run(request: StageRequest, channel: Channel) -> Outcome:
         settings=request.settings,
         secrets=request.secrets,
         given=request.given,
+        heard=attempt.heard,
         confined=confined,
         now=utc_now,
     )
+    try:
+        return _work(request, tools)
+    finally:
+        attempt.say_counts()
+
+
+def _work(request: StageRequest, tools: Tools) -> Outcome:
     work = msgspec.convert(request.work, WORK_TYPES[request.kind])
     match work:
         case AskWork():

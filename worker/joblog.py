@@ -6,6 +6,8 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from common.log import fields_of, redact
 from common.outcome import storable
 from common.records import LogEntry
@@ -65,7 +67,7 @@ class Telling(logging.Handler):
         """Our own records, and the warnings and errors of others."""
         if record.levelno < logging.WARNING and not record.name.startswith(_OURS):
             return
-        if not self._pace.allows() or not self._has_room():
+        if not self._pace.allows() or not has_room(self._channel):
             self._lost += 1
             return
         try:
@@ -77,13 +79,15 @@ class Telling(logging.Handler):
         except Exception:  # noqa: BLE001 - a line that cannot be sent must not end what it tells of
             self._lost += 1
 
-    def _has_room(self) -> bool:
-        poll = select.poll()
-        try:
-            poll.register(self._channel.fileno(), select.POLLOUT)
-        except (OSError, ValueError):
-            return False
-        return bool(poll.poll(0))
+
+def has_room(channel: Channel) -> bool:
+    """Whether something can be said without waiting for whoever listens."""
+    poll = select.poll()
+    try:
+        poll.register(channel.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        return False
+    return bool(poll.poll(0))
 
 
 class Notebook:
@@ -97,23 +101,30 @@ class Notebook:
         self._lost = 0
         self._full = False
 
+    @property
+    def hidden(self) -> Sequence[str]:
+        """What is kept out of every line."""
+        return self._hidden
+
     def hide(self, secrets: Sequence[str]) -> None:
         """Keep these values out of every line, whatever form a library has given it. The longest go first."""
         self._hidden = sorted(secrets, key=len, reverse=True)
 
-    def hear(self, said: Said) -> None:
-        """Keep a line, where there is room for it. Never fails."""
+    def hear(self, said: Said) -> LogEntry | None:
+        """Keep a line, where there is room for it; as it is kept, under its event, for other logs. Never fails."""
         self._lost += max(0, said.lost)
         most = _MOST_LINES if said.level in {"debug", "info"} else _MOST_WITH_TROUBLES
         if self._kept >= most:
             self._full = True
-            return
+            return None
         if len(self._waiting) >= _MOST_WAITING or not self._pace.allows():
             self._lost += 1
-            return
+            return None
         self._own_up()
         level = said.level if said.level in _LEVELS else "warning"
-        self._keep(LogEntry(level=level, text=self._clean(said.text, _LINE_CHARS), fields=self._fields(said)))
+        kept = LogEntry(level=level, text=self._clean(said.text, _LINE_CHARS), fields=self._fields(said))
+        self._keep(kept)
+        return msgspec.structs.replace(kept, text=self._clean(said.event or said.text, _LINE_CHARS))
 
     def waiting(self) -> list[LogEntry]:
         """What the table does not have yet, with its age."""
@@ -186,7 +197,13 @@ def _said(record: logging.LogRecord, lost: int) -> Said:
     if record.exc_info and record.exc_info[1] is not None:
         # Its end says what went wrong and where.
         fields["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))[-_FIELD_CHARS:]
-    return Said(level=_level(record.levelno), text=_sentence(event, fields)[:_SENT_CHARS], fields=fields, lost=lost)
+    return Said(
+        level=_level(record.levelno),
+        text=_sentence(event, fields)[:_SENT_CHARS],
+        event=event[:_SENT_CHARS],
+        fields=fields,
+        lost=lost,
+    )
 
 
 def _plain(value: object) -> str | int | float | bool | None:

@@ -6,6 +6,7 @@ from common.outcome import Outcome
 from common.plugins import Allowance, TransferLimits
 from common.seals import NOTHING, Credentials
 from common.spec import Progress
+from common.tracing import SpanNote
 from common.vocabulary import StageKind
 
 
@@ -27,6 +28,8 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     given: Credentials = NOTHING
     """What the request brought for the hub, instead of the operator's own."""
     limits: TransferLimits
+    traceparent: str | None = None
+    """Where the attempt is in its trace, if somebody keeps one."""
 
     def __repr__(self) -> str:
         return f"StageRequest({self.kind} {self.stage_id}.{self.attempt})"
@@ -47,9 +50,17 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
 
     level: str
     text: str
+    event: str = ""
+    """What the text was made of: the same word wherever the same thing happens."""
     fields: dict[str, str | int | float | bool | None] = {}
     lost: int = 0
     """How many lines before this one were not sent, because too many came at once."""
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
+    """A part of what the child does is over."""
+
+    span: SpanNote
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
@@ -68,11 +79,17 @@ class HubBusy(msgspec.Struct, frozen=True, kw_only=True, tag="hub_busy"):
     wait_s: float
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """The hub has answered so many more requests, by class of status."""
+
+    counts: dict[str, int]
+
+
 class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
     """What the transfer may do from now on."""
 
     allowance: Allowance
 
 
-FromChild = Advanced | AskFence | Ended | HubBusy | Said
+FromChild = Advanced | Answered | AskFence | Ended | HubBusy | Said | Timed
 ToChild = FencePassed | Allowed

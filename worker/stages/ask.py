@@ -9,6 +9,7 @@ from common.outcome import Succeeded
 from common.planning import AskWork
 from common.plugins import GuardedHub, ListingHub, ListPage, ListQuery
 from common.spec import CredentialCheck, Listing
+from common.tracing import step
 from worker.stages.tools import Tools
 
 _MOST_BYTES = 2 * 1024 * 1024
@@ -29,7 +30,8 @@ def _listed(work: AskWork, asked: Listing, tools: Tools) -> dict[str, object]:
     if tools.catalog.hub(work.hub).listing_filters is None:
         raise InvalidParameters(f"Hub '{work.hub}' does not support listing models")
     hub = cast("ListingHub", tools.hub(work.hub))
-    page = hub.list(ListQuery(filters=asked.filters, limit=asked.limit, offset=asked.offset))
+    with step("list", hub=work.hub):
+        page = hub.list(ListQuery(filters=asked.filters, limit=asked.limit, offset=asked.offset))
     if len(page.items) > asked.limit:
         page = msgspec.structs.replace(page, items=page.items[: asked.limit], has_more=True)
     return _checked(page)
@@ -53,4 +55,5 @@ def _checked(page: ListPage) -> dict[str, object]:
 def _check_credentials(work: AskWork, tools: Tools) -> None:
     if not tools.catalog.hub(work.hub).checks_credentials:
         raise InvalidParameters(f"Hub '{work.hub}' cannot check credentials")
-    cast("GuardedHub", tools.hub(work.hub)).check_credentials()
+    with step("check credentials", hub=work.hub):
+        cast("GuardedHub", tools.hub(work.hub)).check_credentials()

@@ -15,6 +15,7 @@ from common.outcome import Succeeded
 from common.planning import ConvertWork
 from common.plugins import Converter, ConverterPlugin, Order
 from common.spec import Evidence, Progress, Target
+from common.tracing import step
 from common.vocabulary import Phase
 from worker.stages.data import digest_of
 from worker.stages.inspection import dossier_of
@@ -31,8 +32,9 @@ def convert(work: ConvertWork, siblings: Sequence[ConvertWork], artefact_id: str
     """
     source = tools.artefact(artefact_id)
     tools.attempt.progress(Progress(phase=Phase.CONVERTING))
-    tools.store.blobs.lay_out(source.files, tools.attempt.rooms.source)
-    wanted = _examined(work, source, tools)
+    with step("examine"):
+        tools.store.blobs.lay_out(source.files, tools.attempt.rooms.source)
+        wanted = _examined(work, source, tools)
     base = _base_of(wanted, source) if tools.keeps_bases else None
     reused = tools.store.load(wanted.key) is not None
     kept = None if base is None or reused else tools.store.load(base.key)
@@ -140,13 +142,15 @@ def _make(wanted: list[_Wanted], source: Artefact, tools: Tools) -> None:
     for one in wanted:
         log.info("conversion.begun", extra=_described(one.order.target))
     orders = [one.order for one in wanted]
-    evidence, *along = first.converter.convert(tools.attempt.rooms.source, orders, tools.attempt)
+    with step("convert", converter=first.plugin.name, forms=len(orders)):
+        evidence, *along = first.converter.convert(tools.attempt.rooms.source, orders, tools.attempt)
     tools.attempt.checkpoint()
     forms = 1 + sum(seen is not None for seen in along)
-    _save(first, evidence, forms, source, tools)
-    for one, seen in zip(others, along, strict=True):
-        if seen is not None:
-            _save(one, seen, forms, source, tools)
+    with step("keep"):
+        _save(first, evidence, forms, source, tools)
+        for one, seen in zip(others, along, strict=True):
+            if seen is not None:
+                _save(one, seen, forms, source, tools)
 
 
 def _described(target: Target) -> dict[str, object]:

@@ -11,6 +11,7 @@ from common.errors import IntegrityMismatch, OutputIncomplete
 from common.outcome import Succeeded
 from common.planning import FACTS, FetchWork
 from common.spec import Manifest, Progress, RemoteFile, check_distinct, check_file_path
+from common.tracing import step
 from common.vocabulary import DigestAlgorithm, Phase
 from worker.stages.manifests import resolve
 from worker.stages.tools import Tools
@@ -31,9 +32,11 @@ def fetch(work: FetchWork, tools: Tools) -> Succeeded:
     artefact = tools.store.load(key)
     reused = artefact is not None
     if artefact is None:
-        left = hub.fetch(manifest, options, attempt)
-        artefact = _record(key, manifest, left, tools)
-        tools.store.save(artefact)
+        with step("fetch", hub=work.hub, files=len(manifest.files), bytes=manifest.total_bytes):
+            left = hub.fetch(manifest, options, attempt)
+        with step("verify"):
+            artefact = _record(key, manifest, left, tools)
+            tools.store.save(artefact)
     resumed = attempt.last.bytes_resumed if attempt.last else 0
     size, count = artefact.total_bytes, len(artefact.files)
     log.info(

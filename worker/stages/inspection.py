@@ -17,6 +17,7 @@ from common.errors import DiskFull, StageError
 from common.planning import Aim, FetchWork, PlanWork, ready_made_fetch
 from common.plugins import ConverterPlugin, Dossier, Finding, Hub, Prediction
 from common.spec import Manifest, RemoteFile
+from common.tracing import step
 from common.vocabulary import DigestAlgorithm
 from worker.stages.data import digest_of
 from worker.stages.manifests import resolve
@@ -120,7 +121,8 @@ def _bring_papers(
     if known is not None:
         stored = {file.path: file.sha256 for file in known.files}
         return {paper.path: tools.store.blobs.path(stored[paper.path]) for paper in papers}
-    hub.fetch(msgspec.structs.replace(manifest, files=tuple(papers)), options, tools.attempt)
+    with step("fetch papers", files=len(papers)):
+        hub.fetch(msgspec.structs.replace(manifest, files=tuple(papers)), options, tools.attempt)
     return {paper.path: tools.attempt.workspace / paper.path for paper in papers}
 
 

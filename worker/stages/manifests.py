@@ -7,13 +7,17 @@ import msgspec
 from common.planning import FetchWork
 from common.plugins import Hub
 from common.spec import Manifest, Source, check_distinct
+from common.tracing import note, step
 from worker.stages.tools import Tools
 
 
 def resolve(work: FetchWork, hub: Hub[Any], tools: Tools) -> Manifest:
     """Pin the source and its companions. Raises StageError."""
-    manifest = hub.resolve(work.source, tools.catalog.hub(work.hub).bind(work.options))
-    return with_companions(manifest, work.companions, hub, tools.catalog.hub(work.hub).bind({}))
+    with step("resolve", hub=work.hub):
+        manifest = hub.resolve(work.source, tools.catalog.hub(work.hub).bind(work.options))
+        manifest = with_companions(manifest, work.companions, hub, tools.catalog.hub(work.hub).bind({}))
+        note(files=len(manifest.files))
+    return manifest
 
 
 def with_companions(manifest: Manifest, companions: dict[str, str], hub: Hub[Any], options: Any) -> Manifest:

@@ -15,6 +15,7 @@ from common.outcome import Succeeded
 from common.planning import PublishWork
 from common.plugins import Converter
 from common.spec import Destination, Progress, Target
+from common.tracing import step
 from common.vocabulary import Phase
 from worker.stages.tools import Tools
 
@@ -27,7 +28,8 @@ def show(work: PublishWork, artefact_id: str | None, tools: Tools) -> Succeeded:
     tools.attempt.progress(Progress(phase=Phase.PUBLISHING))
     if work.parted:
         return _show_each(work, artefact, tools)
-    publication = publish(tools.store, _plan(work, artefact, tools), fence=tools.attempt.fence, now=tools.now)
+    with step("publish", files=len(artefact.files), bytes=artefact.total_bytes):
+        publication = publish(tools.store, _plan(work, artefact, tools), fence=tools.attempt.fence, now=tools.now)
     _tell(publication)
     return Succeeded(
         artefact=artefact.id,
@@ -57,7 +59,8 @@ def _show_each(work: PublishWork, artefact: Artefact, tools: Tools) -> Succeeded
             destination=Destination(root=work.destination.root, folder=folder),
         )
         plan = _plan(described, part, tools)
-        shown.append(publish(tools.store, plan, fence=tools.attempt.fence, now=tools.now))
+        with step("publish", files=len(part.files), bytes=part.total_bytes):
+            shown.append(publish(tools.store, plan, fence=tools.attempt.fence, now=tools.now))
         _tell(shown[-1])
     return Succeeded(
         artefact=artefact.id,

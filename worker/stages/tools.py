@@ -1,7 +1,7 @@
 """What every stage function is given."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,17 @@ class Tools:
     now: Clock
     given: Credentials = NOTHING
     """What the request brought for the hub. It goes before the operator's own, and to no converter."""
+    heard: Callable[[int | None], None] | None = None
+    """Is told of each answer of a hub; see `plugins.NetworkRules`."""
     confined: bool = True
     """Whether code and pickles of a stranger could do no harm here; where they could, nothing allows them."""
 
     def hub(self, name: str) -> Hub[Any]:
         """The hub, with the access its descriptor names."""
         plugin, given = self.catalog.hub(name), self.given
-        own = self._access(plugin.settings, plugin.secrets, network_of(plugin.origin or plugin.name, self.settings))
+        rules = network_of(plugin.origin or plugin.name, self.settings)
+        network = msgspec.structs.replace(rules, heard=self.heard)
+        own = self._access(plugin.settings, plugin.secrets, network)
         access = msgspec.structs.replace(
             own,
             settings=own.settings | given.settings,

@@ -160,7 +160,7 @@ def _dataset(inputs: list[dict[str, Any]]) -> Any:
 def _tokens(model: Path, builder: Any, texts: list[str]) -> list[dict[str, Any]]:
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=builder.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=builder.trust_remote_code)
     longest = min(_LONGEST_TEXT, getattr(builder.model.config, "max_position_embeddings", None) or _LONGEST_TEXT)
     names = {name for port in builder.model.model.inputs for name in port.get_names()}
     encoded = (tokenizer(text, truncation=True, max_length=longest, return_tensors="np") for text in texts)
@@ -178,7 +178,7 @@ def _pixels(model: Path, builder: Any, pictures: list[Any]) -> list[dict[str, An
     from transformers import AutoProcessor  # noqa: PLC0415 - slow to import
 
     # Not AutoImageProcessor, which wants torchvision.
-    processor = AutoProcessor.from_pretrained(model, trust_remote_code=builder.trust_remote_code)
+    processor = AutoProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=builder.trust_remote_code)
     return [{"pixel_values": processor(picture, return_tensors="np")["pixel_values"]} for picture in pictures]
 
 

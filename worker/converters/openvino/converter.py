@@ -6,7 +6,7 @@ import logging
 import resource
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from common.catalog.openvino import TOOLS, OpenVINOOptions
 from common.catalog.openvino.weights import gguf_bytes, has_ir, has_originals
 from common.errors import ConversionFailed, InvalidParameters, VerificationFailed
+from common.log import SharedThreads
 from common.plugins import Access, Attempt, Converter, Dossier, Order
 from common.spec import Evidence, Progress, Similarity, Source, Target
 from common.vocabulary import ModelType, Phase
@@ -223,7 +224,7 @@ def _proofs(
     # A comparison with the source loads that, too; one of them at a time.
     single = len(made) == 1 or any(one.order.options.verify for one in made)
     at_once = 1 if single else _PROOFS_AT_ONCE
-    with steady_compiling(at_once), ThreadPoolExecutor(at_once, thread_name_prefix="proof") as pool:
+    with steady_compiling(at_once), SharedThreads(at_once, thread_name_prefix="proof") as pool:
         proofs = {
             id(one.order): pool.submit(_proof, one, site, attempt, is_first=one.order is first)
             for one in _from_both_ends(made)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from common.tracing import past
+
 
 class Steps:
     """The seconds of each step so far. What several orders share is in the time of each of them."""
@@ -16,6 +18,7 @@ class Steps:
         """Count the time since the last mark as this step's."""
         now = time.monotonic()
         self.seconds[step] = self.seconds.get(step, 0.0) + now - self._mark
+        past(f"convert: {step}", now - self._mark)
         self._mark = now
 
     def restart(self) -> None:

@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import pickle
+import pickle  # nosec B403 # the name of an error, which is all that is used
 import resource
 import shutil
 import sys
