@@ -7,6 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from common.errors import ServiceUnavailable
 from common.settings import SettingsError, read_settings
 
 
@@ -31,5 +32,5 @@ def newest() -> str | None:
 if __name__ == "__main__":
     try:
         upgrade(read_settings().store_url)
-    except SettingsError as error:
+    except (SettingsError, ServiceUnavailable) as error:
         sys.exit(f"modelferry: {error}")

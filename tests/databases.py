@@ -22,14 +22,15 @@ def sqlite_url(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def postgres_url() -> Iterator[str]:
+def postgres_url(*, migrated: bool = True) -> Iterator[str]:
     """A database of its own on the one server that this test process starts."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     server = _server()
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     url = server.get_uri(name)
-    upgrade(url)
+    if migrated:
+        upgrade(url)
     yield url
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -16,6 +16,7 @@ from worker.identity import own_identity
 _MACHINE_FIELDS = 3
 _ROOT = Path("/")
 _LOOK_S = 0.2
+_UNHURRIED_S = 1.0
 _MB = 1024 * 1024
 # Address space is not memory: mapped weights, the stacks of threads and freed blocks count for the kernel's limit.
 _HARD_FACTOR = 2
@@ -97,18 +98,20 @@ class MemoryWatch:
     limit_bytes: int | None
     leader_pid: int
     baseline: int
+    measures: bool = False
+    """Whether it looks where there is no limit, too."""
     peak_bytes: int = 0
     _next_look: float = 0.0
 
     def exceeded(self) -> int | None:
         """How much it uses, where that is too much. Looks a few times a second, however often it is asked."""
         now = time.monotonic()
-        if self.limit_bytes is None or now < self._next_look:
+        if now < self._next_look or (self.limit_bytes is None and not self.measures):
             return None
-        self._next_look = now + _LOOK_S
+        self._next_look = now + (_UNHURRIED_S if self.limit_bytes is None else _LOOK_S)
         used = max(0, used_bytes(self.leader_pid) - self.baseline)
         self.peak_bytes = max(self.peak_bytes, used)
-        return used if used > self.limit_bytes else None
+        return used if self.limit_bytes is not None and used > self.limit_bytes else None
 
     def wait_s(self, longest_s: float) -> float:
         """How long to wait, `longest_s` at most, before it should be asked again."""

@@ -3,12 +3,14 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.artefacts.layout import Volume
 from common.artefacts.sweep import sweep
 from common.broker import Broker
 from common.errors import ServiceUnavailable
+from common.metrics.instruments import ReconcilerInstruments
 from common.store.retention import Retention
 from common.store.stages import StageStore
 from common.vocabulary import Pool
@@ -33,6 +35,9 @@ class Reconciler:
     volume: Volume
     lease_s: float
     every_s: float
+    instruments: ReconcilerInstruments = field(default_factory=ReconcilerInstruments.apart)
+    beat: Callable[[], None] = lambda: None
+    """Is called after each round."""
     _stopped: threading.Event = field(default_factory=threading.Event)
     _in_contact_since: float | None = None
     _last_contact: float = 0.0
@@ -44,11 +49,17 @@ class Reconciler:
         """Reconcile until stopped."""
         while not self._stopped.is_set():
             self.once()
+            self.beat()
             self._stopped.wait(self.every_s)
 
     def stop(self) -> None:
         """End the loop after the round that is running."""
         self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopped.is_set()
 
     def once(self) -> None:
         """One round. A database that is away makes it a short one."""
@@ -85,6 +96,7 @@ class Reconciler:
         in_contact_s = time.monotonic() - (self._in_contact_since or time.monotonic())
         if in_contact_s >= self.lease_s:
             lost += self.store.reap()
+        self.instruments.taken_back(len(lost))
         for stage_id in lost:
             log.warning("stage.taken_back", extra={"stage": stage_id})
 
@@ -102,6 +114,8 @@ class Reconciler:
     def _prune(self) -> None:
         forgotten = 0
         for _ in range(_MOST_BATCHES):
+            if self._stopped.is_set():
+                break
             batch = self.retention.prune()
             forgotten += batch
             if not batch:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from common import tracing
 from common.artefacts.layout import Volume
 from common.broker import Broker
 from common.errors import ChildCrashed, CredentialsLost, ServiceUnavailable
-from common.outcome import Cancelled, Failed, Outcome, Released, Retry, unexpected
+from common.metrics.instruments import WorkerInstruments
+from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeeded, unexpected
 from common.planning import secret_of
 from common.plugins import TransferLimits
 from common.records import Claim, LogEntry, MemoryRoom
@@ -29,7 +31,20 @@ from worker.autopsy import cause_of_death, last_words, over_limit
 from worker.forkserver import Channel, ChannelClosed, Child, ForkServer
 from worker.joblog import Notebook
 from worker.machine import Machine, MemoryWatch, hard_limit, private_bytes
-from worker.messages import Advanced, Allowed, AskFence, Ended, FencePassed, FromChild, HubBusy, Said, StageRequest
+from worker.messages import (
+    Advanced,
+    Allowed,
+    Answered,
+    AskFence,
+    Ended,
+    FencePassed,
+    FromChild,
+    HubBusy,
+    Said,
+    StageRequest,
+    Timed,
+)
+from worker.spans import ChildSpans, note_outcome, repeat, watched
 from worker.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -37,6 +52,8 @@ log = logging.getLogger(__name__)
 _MESSAGES: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 _CHILD = "worker.child:run"
 _ASK_HUBS = frozenset({StageKind.FETCH, StageKind.PLAN, StageKind.ASK})
+_KEPT = frozenset({StageKind.FETCH, StageKind.CONVERT})
+"""Stages whose result the content store may have already."""
 _SETTLE_PAUSE_S = 1.0
 _LEAVE_AFTER_S = 10.0
 
@@ -65,9 +82,10 @@ class Runner:
     """Tells what this machine has for conversions, where that matters before a claim."""
     slots: int | None = None
     """How many stages may run at a time, beside brief ones; None is as many as there are threads."""
+    instruments: WorkerInstruments = field(default_factory=WorkerInstruments.apart)
     allowances: Allowances = field(init=False)
     _draining: threading.Event = field(default_factory=threading.Event)
-    _draining_since: float = 0.0
+    _hand_back_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.allowances = Allowances(self.limits)
@@ -75,24 +93,41 @@ class Runner:
 
     def work(self) -> list[Mapping[str, str]]:
         """Run stages until none is left to claim. Returns a line about each, for whoever watches the queue."""
-        lines = []
+        lines: list[Mapping[str, str]] = []
         while not self._draining.is_set():
             with self._slot() as is_free:
                 claim = self._claim(brief=not is_free)
                 if claim is None:
-                    break
-                lines.append(self._run(claim))
+                    return lines
+                with watched(claim):
+                    lines.append(self._counted(claim))
+        # This worker will not look whether there is more: somebody else has to, and idle ones only hear of it so.
+        self.broker.enqueue(self.pool)
         return lines
 
     def drain(self) -> None:
-        """Claim nothing more, and give back what is running. The children are stopped, their bytes are kept."""
-        self._draining_since = self._draining_since or time.monotonic()
+        """Claim nothing more, and let what is running go on for `drain_s`. Called again: give it back at once.
+
+        What is given back loses its child, and keeps its bytes.
+        """
+        now = time.monotonic()
+        self._hand_back_at = min(self._hand_back_at, now) if self.draining else now + self.settings.drain_s
         self._draining.set()
 
     @property
     def draining(self) -> bool:
         """Whether the worker is going away."""
         return self._draining.is_set()
+
+    @property
+    def patience_s(self) -> float:
+        """Of a worker that is going away: how much longer what is running may go on."""
+        return max(0.0, self._hand_back_at - time.monotonic())
+
+    @property
+    def handing_back(self) -> bool:
+        """Whether it is going away, and has waited long enough for what is running."""
+        return self.draining and self.patience_s <= 0.0
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[bool]:
@@ -113,6 +148,12 @@ class Runner:
         except ServiceUnavailable:
             return None  # the reconciler sends another ticket when the database is back
 
+    def _counted(self, claim: Claim) -> Mapping[str, str]:
+        began = time.monotonic()
+        line = self._run(claim)
+        self.instruments.stage_ended(claim.kind, hub_of(claim), line["outcome"], time.monotonic() - began)
+        return line
+
     def _run(self, claim: Claim) -> Mapping[str, str]:
         known = {"stage": claim.stage_id, "kind": claim.kind, "attempt": claim.attempt}
         log.info("stage.claimed", extra={**known, "jobs": ",".join(claim.job_ids)})
@@ -124,16 +165,20 @@ class Runner:
             pools = self._settle(claim, outcome, notebook.close())
         except LeaseLost:
             log.warning("stage.lease_lost", extra=known)
+            note_outcome("lease_lost")
             return {**_line(claim), "outcome": "lease_lost"}
         except LeftUnsettled:
             log.warning("stage.left_unsettled", extra=known)
+            note_outcome("unsettled")
             return {**_line(claim), "outcome": "unsettled"}
         finally:
             shutil.rmtree(rooms.root, ignore_errors=True)
         for pool in sorted(pools):
             self.broker.enqueue(pool)
         _report(known, outcome, time.monotonic() - began)
-        return {**_line(claim), "outcome": type(outcome).__name__.lower()}
+        if isinstance(outcome, Succeeded) and "reused" in outcome.result and claim.kind in _KEPT:
+            self.instruments.asked_store(had_it=outcome.result["reused"] is True)
+        return {**_line(claim), **_ending(outcome)}
 
     def _supervise(self, claim: Claim, rooms: Workspace, notebook: Notebook) -> Outcome:
         """Run the child to its end, with heartbeats. Raises LeaseLost."""
@@ -168,13 +213,17 @@ class Runner:
             log.exception("stage.not_begun")
             return unexpected(error)
         with child:
-            memory = MemoryWatch(self._memory_limit(claim), child.pid, private_bytes(self.server.pid or 0))
+            converts = claim.kind is StageKind.CONVERT
+            baseline = private_bytes(self.server.pid or 0)
+            memory = MemoryWatch(self._memory_limit(claim), child.pid, baseline, measures=converts)
             outcome = _Watch(self, claim, child, memory, notebook).to_its_end()
+            if converts:
+                self.instruments.conversion_peaked(memory.peak_bytes)
             if outcome is not None:
                 return outcome
             ended = child.wait(timeout_s=10.0)
         for line in last_words(rooms.log):
-            notebook.hear(Said(level="warning", text=line))
+            repeat(notebook.hear(Said(level="warning", text=line)))
         killed, peak = Machine().oom_kills() > kills_before, memory.peak_bytes
         return cause_of_death(
             claim,
@@ -209,6 +258,7 @@ class Runner:
             secrets=settings.plugin_secrets if claim.kind in _ASK_HUBS else {},
             given=given,
             limits=transfer_limits(settings),
+            traceparent=tracing.traceparent() if tracing.is_kept() else None,
         )
         limit = self._memory_limit(claim)
         return self.server.spawn(
@@ -230,7 +280,7 @@ class Runner:
                 pools = self.store.settle(claim, outcome, said)
             except ServiceUnavailable:
                 log.warning("stage.unsettled", extra={"stage": claim.stage_id})
-                if self.draining and time.monotonic() - self._draining_since > _LEAVE_AFTER_S:
+                if self.handing_back and time.monotonic() - self._hand_back_at > _LEAVE_AFTER_S:
                     raise LeftUnsettled from None
                 time.sleep(_SETTLE_PAUSE_S)
                 continue
@@ -274,10 +324,15 @@ class _Watch:
     _told: Progress | None = field(init=False)
     _speed: _Speed = field(default_factory=_Speed)
     _tidings: Tidings = field(default_factory=Tidings)
+    _spans: ChildSpans = field(default_factory=ChildSpans)
+    _hub: str = field(init=False)
+    _fetched: int = 0
+    """How many of this attempt's bytes are counted."""
     _next_beat: float = 0.0
 
     def __post_init__(self) -> None:
         self._progress = self._told = self.claim.progress
+        self._hub = hub_of(self.claim)
 
     def to_its_end(self) -> Outcome | None:
         """The outcome, or None when the child died without one. Raises LeaseLost."""
@@ -291,7 +346,8 @@ class _Watch:
                 message = self._receive(self.child.channel)
                 if isinstance(message, Ended):
                     self._beat()
-                    return message.outcome
+                    # It was told to stop, and not by us: whether its work is still wanted, the row knows.
+                    return Released() if isinstance(message.outcome, Cancelled) else message.outcome
                 interrupted = self._heed(message)
                 if interrupted is not None:
                     self.child.kill()
@@ -299,10 +355,11 @@ class _Watch:
         except ChannelClosed:
             return None
 
-    def _heed(self, message: Advanced | AskFence | HubBusy | Said | None) -> Outcome | None:
+    def _heed(self, message: Advanced | Answered | AskFence | HubBusy | Said | Timed | None) -> Outcome | None:
         """Take in what the child says; the outcome where it must not go on. Raises LeaseLost."""
         match message:
             case Advanced(progress=progress):
+                self._count(progress)
                 self._progress = onward(self._progress, self._speed.measured(progress))
             case AskFence():
                 interrupted = self._stand_at_the_fence()
@@ -313,10 +370,21 @@ class _Watch:
                 reason = f"It refuses requests, and wants none for {wait_s:.0f} s (429)"
                 self.runner.allowances.close_hub(self.claim.hub, wait_s, reason)
             case Said():
-                self.notebook.hear(message)
+                repeat(self.notebook.hear(message))
+            case Answered(counts=counts):
+                self.runner.instruments.answered(self._hub, counts)
+            case Timed():
+                self._spans.hear(message, self.notebook.hidden)
             case None:
                 pass
         return None
+
+    def _count(self, progress: Progress) -> None:
+        """Count what this attempt has fetched. What it found, and what it had counted before, is nothing new."""
+        fetched = progress.bytes_done - progress.bytes_resumed
+        if self.claim.kind is StageKind.FETCH and fetched > self._fetched:
+            self.runner.instruments.fetched(self._hub, fetched - self._fetched)
+            self._fetched = fetched
 
     def _receive(self, channel: Channel) -> FromChild | None:
         longest_s = max(0.0, self._next_beat - time.monotonic())
@@ -335,7 +403,7 @@ class _Watch:
             self._tidings.told(allowance)
 
     def _look(self) -> Outcome | None:
-        if self.runner.draining:
+        if self.runner.handing_back:
             return Released()
         used = self.memory.exceeded()
         if used is not None:
@@ -349,7 +417,7 @@ class _Watch:
 
         Raises LeaseLost.
         """
-        while not self.runner.draining:
+        while not self.runner.handing_back:
             known, interrupted = self._ask_the_row()
             if known:
                 return interrupted
@@ -418,13 +486,33 @@ def _without(hidden: Sequence[str], outcome: Outcome) -> Outcome:
 
 
 def _line(claim: Claim) -> dict[str, str]:
-    source = claim.work.get("source")
-    name = source.get("name") if isinstance(source, dict) else None
-    return {"kind": claim.kind, "model": str(name), "jobs": ",".join(claim.job_ids), "stage": claim.stage_id}
+    name = str(_source(claim).get("name") or "")
+    return {"kind": claim.kind, "model": name, "jobs": ",".join(claim.job_ids), "stage": claim.stage_id}
+
+
+def _source(claim: Claim) -> Mapping[str, object]:
+    """The source that a stage is about: its own, or that of the fetch that it plans."""
+    fetch = claim.work.get("fetch")
+    source = (fetch if isinstance(fetch, dict) else claim.work).get("source")
+    return source if isinstance(source, dict) else {}
+
+
+def _ending(outcome: Outcome) -> dict[str, str]:
+    """How an attempt ended, in the words of the metrics, and why where it went wrong."""
+    if not isinstance(outcome, Failed | Retry):
+        return {"outcome": type(outcome).__name__.lower()}
+    crashed = isinstance(outcome, Retry) and outcome.crashed
+    return {"outcome": "crashed" if crashed else type(outcome).__name__.lower(), "code": outcome.code}
+
+
+def hub_of(claim: Claim) -> str:
+    """Which hub a stage is about: the one that it asks, or the one that its model is from."""
+    return claim.hub or str(_source(claim).get("hub") or "")
 
 
 def _report(known: dict[str, object], outcome: Outcome, seconds: float) -> None:
-    told: dict[str, object] = {**known, "outcome": type(outcome).__name__.lower(), "seconds": f"{seconds:.2f}"}
+    told: dict[str, object] = {**known, "outcome": type(outcome).__name__.lower(), "seconds": round(seconds, 2)}
     if isinstance(outcome, Failed | Retry):
         told |= {"code": outcome.code, "detail": outcome.detail}
+    note_outcome(type(outcome).__name__.lower(), outcome.code if isinstance(outcome, Failed | Retry) else None)
     log.info("stage.settled", extra=told)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from common.artefacts.layout import Volume
 from common.broker import Broker, make_celery
 from common.catalog.registry import Catalog
 from common.errors import ChildCrashed, PluginNotInstalled, ServiceUnavailable
+from common.metrics.instruments import ReconcilerInstruments, WorkerInstruments
 from common.plugins import ConverterPlugin, HubPlugin
 from common.seals import Seal
 from common.settings import Settings, inherited_environment, with_variables
@@ -32,6 +33,7 @@ from worker.machine import machine_room, threads_per_slot
 from worker.runner import Runner
 from worker.stages.tools import network_of
 from worker.tasks import register
+from worker.vitals import ANNOUNCER, CONSUMER, PLUGINS, WEBHOOKS, Signs, show_pulse
 from worker.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
@@ -50,9 +52,18 @@ class Worker:
     slots: int
     threads: int
     """A download worker has one more than slots, for what is over in a moment."""
+    signs: Signs
+    _news: threading.Event = field(default_factory=threading.Event)
+    """Set when there is something to tell before the next sign of life is due."""
+    _loaded: threading.Event = field(default_factory=threading.Event)
+    _announced: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Consume tickets until told to stop. SIGTERM gives running stages back and ends the process."""
+        """Consume tickets until told to stop. SIGTERM ends the process when its stages have ended or are given back."""
+        vitals = self.signs.server(self.runner.settings, lacks=self._lacks, leaving=lambda: self.runner.draining)
+        if vitals is not None:
+            vitals.start()
+        self.signs.expect(PLUGINS, CONSUMER)
         self.runner.server.start()
         gone = threading.Event()
         announcer = threading.Thread(target=self._announce, args=(gone,), name="announcer", daemon=True)
@@ -68,13 +79,23 @@ class Worker:
             ])  # fmt: skip
         finally:
             gone.set()
+            self._news.set()
             announcer.join(_ANNOUNCE_S)
             self.runner.server.stop()
             self._leave()
+            if vitals is not None:
+                vitals.stop()
+
+    def _lacks(self) -> dict[str, str | None]:
+        return {
+            "plugins": None if self._loaded.is_set() else "The plugins of this worker are being loaded.",
+            "announced": None if self._announced.is_set() else "The job table does not know of this worker yet.",
+        }
 
     def _drain(self, **_: object) -> None:
-        log.info("worker.draining")
         self.runner.drain()
+        log.info("worker.draining", extra={"hand_back_in_s": f"{self.runner.patience_s:.0f}"})
+        self._news.set()
 
     def _announce(self, gone: threading.Event) -> None:
         """Show a sign of life every few seconds; ready once the fork server has loaded the pool's plugins."""
@@ -88,10 +109,14 @@ class Worker:
         log.info(
             "worker.ready", extra={"pool": self.runner.pool, "import_s": f"{ready.import_s:.1f}", "cold": ready.cold}
         )
-        while True:
+        self._loaded.set()
+        self.signs.pulses.dismiss(PLUGINS)
+        self.signs.expect(ANNOUNCER)
+        while not gone.is_set():
+            self._news.clear()
             self._tell()
-            if gone.wait(_ANNOUNCE_S):
-                return
+            self.signs.pulses.beat(ANNOUNCER)
+            self._news.wait(_ANNOUNCE_S)
 
     def _tell(self) -> None:
         runner = self.runner
@@ -99,6 +124,7 @@ class Worker:
             runner.store.announce(
                 runner.owner, runner.pool, socket.gethostname(), self.slots, ready=True, draining=runner.draining
             )
+            self._announced.set()
         except ServiceUnavailable:
             log.warning("worker.unannounced")
 
@@ -118,22 +144,26 @@ def make_worker(pool: Pool, settings: Settings) -> Worker:
     plugins = _plugins(pool, catalog)
     slots = settings.download_slots if pool is Pool.DOWNLOAD else settings.convert_slots
     server = ForkServer(_preload(plugins), _environment(pool, slots, volume), log)
-    database = Database(settings.store_url)
+    database, broker = Database(settings.store_url), Broker(settings.redis_url)
+    signs = Signs.of(pool, database, broker)
     runner = Runner(
         pool=pool,
         owner=own_identity(),
         store=make_stage_store(settings, database),
         limits=LimitStore(database),
-        broker=Broker(settings.redis_url),
+        broker=broker,
         server=server,
         volume=volume,
         settings=settings,
         room=machine_room(settings.memory_budget_mb * _MIB).room if pool is Pool.CONVERT else None,
         slots=slots,
+        instruments=WorkerInstruments(signs.registry),
     )
     app = make_celery(settings.redis_url, consumer=True)
     register(app, runner)
-    return Worker(runner=runner, app=app, slots=slots, threads=slots + 1 if pool is Pool.DOWNLOAD else slots)
+    show_pulse(app, signs.pulses)
+    threads = slots + 1 if pool is Pool.DOWNLOAD else slots
+    return Worker(runner=runner, app=app, slots=slots, threads=threads, signs=signs)
 
 
 def make_stage_store(settings: Settings, database: Database) -> StageStore:
@@ -147,10 +177,17 @@ def make_stage_store(settings: Settings, database: Database) -> StageStore:
     return StageStore(database, lease_s=settings.lease_s, retry=retry)
 
 
-def make_deliverer(settings: Settings, database: Database) -> Deliverer:
+def make_deliverer(
+    settings: Settings, database: Database, signs: Signs, instruments: ReconcilerInstruments
+) -> Deliverer:
     """What sends messages to webhooks, by the operator's rules for the network. Named as a hub is, it is `webhooks`."""
-    rules = network_of("webhooks", settings.plugin_settings)
-    return Deliverer(store=DeliveryStore(database), seal=Seal.of(settings), rules=rules)
+    return Deliverer(
+        store=DeliveryStore(database),
+        seal=Seal.of(settings),
+        rules=network_of("webhooks", settings.plugin_settings),
+        told=instruments.delivered,
+        beat=lambda: signs.pulses.beat(WEBHOOKS),
+    )
 
 
 def _with_plugins(settings: Settings, catalog: Catalog) -> Settings:

@@ -63,6 +63,10 @@ class Deliverer:
     jitter: Callable[[], float] = random.random
     every_s: float = 1.0
     call_s: float = _CALL_S
+    told: Callable[[str], None] = lambda _outcome: None
+    """Is told how each attempt ends: `delivered`, `refused`, `given_up` or `switched_off`."""
+    beat: Callable[[], None] = lambda: None
+    """Is called at each round of the loop."""
     _stopped: threading.Event = field(default_factory=threading.Event)
     _awake: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,6 +116,7 @@ class Deliverer:
     def _run(self) -> None:
         while not self._stopped.is_set():
             self._awake.clear()
+            self.beat()
             try:
                 self.once()
             except ServiceUnavailable:
@@ -233,12 +238,16 @@ class Deliverer:
     def _noted(self, parcel: Parcel, verdict: Verdict) -> None:
         if verdict.error is None and verdict.status is not None:
             self.store.delivered(parcel, verdict.status)
+            self.told("delivered")
         elif verdict.status == _GONE:
             self.store.switch_off(parcel, verdict.error or "", verdict.status)
+            self.told("switched_off")
         elif parcel.attempt >= MOST_ATTEMPTS:
             self.store.give_up(parcel, verdict.error or "", verdict.status)
+            self.told("given_up")
         else:
             self.store.put_off(parcel, self._wait_s(parcel.attempt, verdict), verdict.error or "", verdict.status)
+            self.told("refused")
 
     def _wait_s(self, attempt: int, verdict: Verdict) -> float:
         wait_s = max(_LEAST_WAIT_S, longest_wait_s(attempt) * self.jitter())

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Float, bindparam, case, func, insert, literal
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS, job_state
 from common.planning import FACTS, StagePlan, stages, work_key
 from common.records import LogEntry
-from common.spec import JobSpec
 from common.store import outbox, secrets
 from common.store.database import AnyRow, Now, insert_into
+from common.store.foreign import spec_of
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow
 from common.store.turns import Standing, next_rank
 from common.vocabulary import JobState, Operation, Pool, StageKind, StageState
@@ -62,7 +62,7 @@ _SHOW = (
             (JobRow.operation == Operation.CONVERT.value, bindparam("as_conversion")), else_=bindparam("as_download")
         )
     )
-    .returning(JobRow.id)
+    .returning(JobRow.seq, JobRow.id, JobRow.trace, JobRow.spec)
 )
 
 _KEEP_FACTS = (
@@ -177,8 +177,11 @@ def jobs_on(connection: Connection, stage_id: str) -> Sequence[AnyRow]:
 def advance(
     connection: Connection, job: AnyRow, *, artefact: str, source_bytes: int, result: dict[str, object]
 ) -> tuple[Pool | None, list[Event]]:
-    """Put a job on its next stage, or complete it. Returns the pool that has got work, and what is to be recorded."""
-    spec = msgspec.convert(job.spec, JobSpec)
+    """Put a job on its next stage, or complete it. Returns the pool that has got work, and what is to be recorded.
+
+    Raises Foreign; then nothing was changed.
+    """
+    spec = spec_of(job.spec)
     position = job.position + 1
     chain = stages(spec, result)
     if position == len(chain):
@@ -196,19 +199,39 @@ def advance(
     return Pool(following.pool), [event("job.advanced", job_id=job.id, stage_id=joined.id)]
 
 
+def put_back(connection: Connection, job_id: str, position: int, stage_id: str) -> None:
+    """Have a job's stage run again, for a job that has to be brought on by a newer release: that one runs it, then.
+
+    What the stage has brought is in the content store, so it is over soon.
+    """
+    done = connection.execute(select(*StageRow.__table__.columns).where(StageRow.id == stage_id)).one()
+    same = ("kind", "pool", "work_key", "work", "hub", "tenant", "rank", "memory_bytes", "input", "batch")
+    fresh = {"id": str(uuid.uuid4()), **{name: getattr(done, name) for name in same}}
+    stage = connection.execute(_NEW_STAGE[connection.dialect.name], fresh).scalar()
+    if stage is None:
+        stage = connection.execute(_ACTIVE_STAGE, {"key": done.work_key}).one().id
+    here = (JobStageRow.job_id == job_id, JobStageRow.position == position)
+    connection.execute(update(JobStageRow).where(*here).values(stage_id=stage))
+    connection.execute(update(JobRow).where(JobRow.id == job_id).values(stage_id=stage))
+    show_state(connection, stage, StageKind(done.kind), StageState.QUEUED)
+
+
 def link(connection: Connection, job_id: str, position: int, stage: Joined) -> None:
     """Note that the job's `position`-th stage is this one."""
     connection.execute(_JOB_STAGE, {"job_id": job_id, "position": position, "stage_id": stage.id})
 
 
-def show_state(connection: Connection, stage_id: str, kind: StageKind, state: StageState) -> list[str]:
-    """Bring the public state of the jobs on a stage that has been begun up to date. Returns the jobs' ids."""
+def show_state(connection: Connection, stage_id: str, kind: StageKind, state: StageState) -> list[AnyRow]:
+    """Bring the public state of the jobs on a stage that has been begun up to date.
+
+    Returns their ids, traces and specs, oldest job first.
+    """
     download, conversion = (
         job_state(operation, kind, state, last=False, begun=True)
         for operation in (Operation.DOWNLOAD, Operation.CONVERT)
     )
     shown = connection.execute(_SHOW, {"the_stage": stage_id, "as_download": download, "as_conversion": conversion})
-    return [row.id for row in shown]
+    return sorted(shown, key=lambda row: row.seq)
 
 
 def end_job(

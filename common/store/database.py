@@ -85,6 +85,7 @@ class Lock(IntEnum):
     """One for all pools: limits span them."""
     SUBMIT = 7_402_116_313
     WEBHOOKS = 7_402_116_315
+    KEYS = 7_402_116_316
 
 
 def alone(connection: Connection, lock: Lock, *where: ColumnElement[bool]) -> None:

@@ -8,8 +8,10 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from common.errors import GatesFull
 from common.gates import GateFate, GateRecord, GateWish, no_such_gate
+from common.records import NOWHERE, Origin
 from common.spec import JobSpec
 from common.store.database import AnyRow, Database, Lock, Now, alone, insert_into
+from common.store.foreign import read_as
 from common.store.jobs import insert_jobs
 from common.store.tables import GateRow
 
@@ -43,6 +45,7 @@ class GateStore:
         jobs: Mapping[str, JobSpec],
         tenant: str = "",
         sealed: Mapping[str, bytes] | None = None,
+        origin: Origin = NOWHERE,
     ) -> bool:
         """Store what a gate waits for, and the jobs that are to bring it, by their ids: all of it or nothing.
 
@@ -58,7 +61,7 @@ class GateStore:
         def store(connection: Connection) -> bool:
             won = _insert(connection, name, values) if version is None else _change(connection, name, version, values)
             if won:
-                insert_jobs(connection, list(jobs), list(jobs.values()), tenant, sealed=sealed)
+                insert_jobs(connection, list(jobs), list(jobs.values()), tenant, sealed=sealed, origin=origin)
             return won
 
         return self._database.write_again(store)
@@ -98,8 +101,8 @@ def _change(connection: Connection, name: str, version: int, values: Mapping[str
 def _record(row: AnyRow) -> GateRecord:
     return GateRecord(
         name=row.name,
-        wishes=tuple(msgspec.convert(row.wishes, list[GateWish])),
-        fates=tuple(msgspec.convert(row.fates, list[GateFate])),
+        wishes=tuple(read_as(row.wishes, list[GateWish])),
+        fates=tuple(read_as(row.fates, list[GateFate])),
         version=row.version,
         created_at=datetime.fromtimestamp(row.created_at, UTC),
         changed_at=datetime.fromtimestamp(row.changed_at, UTC),

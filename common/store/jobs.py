@@ -1,7 +1,8 @@
 """The job store: what the API may do with jobs."""
 
+import logging
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,15 +13,18 @@ from sqlalchemy.orm import aliased
 from common.errors import JobActive, JobEnded, NoSuchJob, NotCancellable, NotRetryable, ServiceUnavailable
 from common.lifecycle import ACTIVE_STAGES, ENDED_JOBS
 from common.planning import stages
-from common.records import AttemptRecord, JobPage, JobRecord, KeyReservation, WorkerRecord
+from common.records import NOWHERE, AttemptRecord, JobPage, JobRecord, KeyReservation, Origin, WorkerRecord
 from common.spec import JobSpec, Progress
-from common.store import keys, outbox, secrets
+from common.store import keys, outbox, schema, secrets
 from common.store.chain import LOG, Joined, end_job, event, join_stage, link, record, wanted_by_others
 from common.store.database import AnyRow, AnySelect, Database, Lock, Now, alone
+from common.store.foreign import KNOWN_KINDS, Foreign, shown_progress, shown_spec, spec_of, stored
 from common.store.retention import forget
 from common.store.tables import JobEventRow, JobRow, JobStageRow, StageRow, WorkerRow
 from common.store.turns import Standing
 from common.vocabulary import HIDDEN, JobState, Pool, StageKind, StageState
+
+log = logging.getLogger(__name__)
 
 _NEW_JOB = insert(JobRow).values(created_at=Now())
 _DONE_JOB = insert(JobRow).values(created_at=Now(), ended_at=Now(), state=JobState.COMPLETED.value, position=0)
@@ -50,15 +54,24 @@ class JobStore:
         tenant: str = "",
         key: KeyReservation | None = None,
         sealed: Mapping[str, bytes] | None = None,
+        origin: Origin = NOWHERE,
     ) -> list[str]:
         """Accept jobs: all of them or none. They are durable when this returns their ids.
 
         With a key, its answer is stored too; raises KeyInFlight when somebody else has got the key meanwhile. `sealed`
         are the credentials that the specs name by their secret; they are kept until the last of these jobs has ended.
         """
-        return self._stored([str(uuid.uuid4()) for _ in specs], specs, tenant, key, sealed=sealed)
+        return self._stored([str(uuid.uuid4()) for _ in specs], specs, tenant, key, sealed=sealed, origin=origin)
 
-    def add_completed(self, spec: JobSpec, progress: Progress, result: dict[str, object], *, tenant: str = "") -> str:
+    def add_completed(
+        self,
+        spec: JobSpec,
+        progress: Progress,
+        result: dict[str, object],
+        *,
+        tenant: str = "",
+        origin: Origin = NOWHERE,
+    ) -> str:
         """Note a job whose model is published already, and return its id.
 
         It has one stage, which has succeeded, so that it can be looked at, refused and forgotten as any other job.
@@ -69,9 +82,8 @@ class JobStore:
             done = {"id": stage_id, "work_key": f"upload-{job_id}", "hub": "", "tenant": tenant}
             connection.execute(_DONE_STAGE, {**done, "progress": msgspec.to_builtins(progress)})
             wish = {"model_name": spec.source.name, "spec": msgspec.to_builtins(spec), "operation": spec.operation}
-            connection.execute(
-                _DONE_JOB, {"id": job_id, "tenant": tenant, "stage_id": stage_id, "result": result, **wish}
-            )
+            asked = {"tenant": tenant, "caller": origin.caller, "trace": origin.trace}
+            connection.execute(_DONE_JOB, {"id": job_id, "stage_id": stage_id, "result": result, **asked, **wish})
             joined = Joined(id=stage_id, kind=StageKind.PUBLISH, state=StageState.SUCCEEDED, attempt=0)
             link(connection, job_id, 0, joined)
             submitted = event("job.submitted", job_id=job_id, stage_id=stage_id)
@@ -110,8 +122,10 @@ class JobStore:
         with self._database.write() as connection:
             keys.abandon(connection, reservation)
 
-    def retry(self, job_id: str, *, tenant: str = "", key: KeyReservation | None = None) -> str:
-        """The id of a new job that wishes the same.
+    def retry(
+        self, job_id: str, *, tenant: str = "", key: KeyReservation | None = None, origin: Origin = NOWHERE
+    ) -> str:
+        """The id of a new job that wishes the same, and was asked for by whoever wants it now.
 
         Raises NoSuchJob, JobActive, or NotRetryable when completed, or when it had credentials of its own.
         """
@@ -125,13 +139,15 @@ class JobStore:
             raise JobActive(f"Job {job_id} has not ended: it is {known.state}")
         if known.state == JobState.COMPLETED:
             raise NotRetryable(f"Job {job_id} is completed; submit its model again to have it published again")
-        spec = msgspec.convert(known.spec, JobSpec)
+        spec = spec_of(known.spec)
         if spec.secret is not None:
             raise NotRetryable(
                 f"Job {job_id} ran with credentials of its request, which are not kept: "
                 f"submit its model again with its credentials"
             )
-        (new_id,) = self._stored([str(uuid.uuid4())], [spec], tenant or known.tenant, key, retry_of=job_id)
+        (new_id,) = self._stored(
+            [str(uuid.uuid4())], [spec], tenant or known.tenant, key, retry_of=job_id, origin=origin
+        )
         return new_id
 
     def followed(self, names: Mapping[str, str]) -> list[JobRecord]:
@@ -144,7 +160,7 @@ class JobStore:
         again = JobRow.model_name.in_(set(names.values())) & JobRow.retry_of.in_(ids)
         query = _select_jobs().where(JobRow.id.in_(ids) | again).order_by(JobRow.seq)
         with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query)]
+            return _records(connection.execute(query))
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises NoSuchJob."""
@@ -165,7 +181,7 @@ class JobStore:
         """Jobs, oldest first."""
         query = _filtered(_JOBS, state, model_name).order_by(JobRow.seq).offset(offset)
         with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query if limit is None else query.limit(limit))]
+            return _records(connection.execute(query if limit is None else query.limit(limit)))
 
     def page(
         self,
@@ -184,17 +200,17 @@ class JobStore:
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         shown = rows[:limit]
-        return JobPage(records=[_record(row) for row in shown], next=shown[-1].seq if len(rows) > limit else None)
+        return JobPage(records=_records(shown), next=shown[-1].seq if len(rows) > limit else None)
 
     def some(self, ids: Collection[str]) -> list[JobRecord]:
         """Those of these jobs that are known, the hidden ones too."""
         with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(_SOME, {"the_jobs": list(ids)})]
+            return _records(connection.execute(_SOME, {"the_jobs": list(ids)}))
 
     def active(self) -> list[JobRecord]:
         """Every job that has not ended, oldest first."""
         with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(_ACTIVE)]
+            return _records(connection.execute(_ACTIVE))
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
@@ -274,9 +290,10 @@ class JobStore:
         *,
         retry_of: str | None = None,
         sealed: Mapping[str, bytes] | None = None,
+        origin: Origin = NOWHERE,
     ) -> list[str]:
         def store(connection: Connection) -> None:
-            insert_jobs(connection, ids, specs, tenant, retry_of=retry_of, sealed=sealed)
+            insert_jobs(connection, ids, specs, tenant, retry_of=retry_of, sealed=sealed, origin=origin)
             if key is not None:
                 keys.answer(connection, key, ids)
 
@@ -294,9 +311,10 @@ class JobStore:
             return bool(ids) and connection.execute(query).scalar_one() == len(ids)
 
     def ping(self) -> None:
-        """Raise ServiceUnavailable unless the database answers and has our tables."""
+        """Raise ServiceUnavailable unless the database answers and has our tables, new enough for this code."""
         with self._database.read() as connection:
             connection.execute(text("SELECT 1 FROM jobs LIMIT 1"))
+            schema.check(connection)
 
 
 def insert_jobs(
@@ -307,6 +325,7 @@ def insert_jobs(
     *,
     retry_of: str | None = None,
     sealed: Mapping[str, bytes] | None = None,
+    origin: Origin = NOWHERE,
 ) -> None:
     """Accept jobs under these ids, within somebody else's transaction. `sealed` are the credentials that they name."""
     secrets.keep(connection, sealed or {})
@@ -314,17 +333,19 @@ def insert_jobs(
         # Two requests that name the same models in another order would wait for each other.
         alone(connection, Lock.SUBMIT)
     for job_id, spec in zip(ids, specs, strict=True):
-        _insert_job(connection, job_id, spec, tenant, retry_of)
+        _insert_job(connection, job_id, spec, tenant, retry_of, origin=origin)
 
 
-def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str, retry_of: str | None) -> None:
+def _insert_job(
+    connection: Connection, job_id: str, spec: JobSpec, tenant: str, retry_of: str | None, *, origin: Origin
+) -> None:
     first = join_stage(connection, stages(spec)[0], Standing(tenant=tenant, priority=spec.priority))
     connection.execute(
         _NEW_JOB,
         {
             "id": job_id,
             "model_name": spec.source.name,
-            "spec": msgspec.to_builtins(spec),
+            "spec": stored(spec),
             "operation": spec.operation,
             "tenant": tenant,
             "retry_of": retry_of,
@@ -333,6 +354,8 @@ def _insert_job(connection: Connection, job_id: str, spec: JobSpec, tenant: str,
             "position": 0,
             "result": {},
             "secret_id": spec.secret,
+            "caller": origin.caller,
+            "trace": origin.trace,
         },
     )
     link(connection, job_id, 0, first)
@@ -379,6 +402,7 @@ def _select_jobs() -> AnySelect:
         select(
             JobRow.seq, JobRow.id, JobRow.spec, JobRow.state, JobRow.tenant, JobRow.retry_of, JobRow.created_at,
             JobRow.ended_at, JobRow.error_code, JobRow.error, JobRow.hint, JobRow.result,
+            JobRow.caller, JobRow.trace,
             StageRow.kind.label("stage_kind"), StageRow.state.label("stage_state"), StageRow.attempt,
             StageRow.not_before, StageRow.last_code, StageRow.last_error,
             StageRow.progress, fetched.label("fetched"),
@@ -420,16 +444,30 @@ def _filtered(query: AnySelect, state: JobState | None, model_name: str | None) 
     return query
 
 
+def _records(rows: Iterable[AnyRow]) -> list[JobRecord]:
+    """All that can be shown. What only a newer release can read is in its lists, and not in ours."""
+    return [record for row in rows if (record := _if_readable(row)) is not None]
+
+
+def _if_readable(row: AnyRow) -> JobRecord | None:
+    try:
+        return _record(row)
+    except Foreign:
+        log.warning("row.not_understood", extra={"job": row.id})
+        return None
+
+
 def _record(row: AnyRow) -> JobRecord:
+    """Raises Foreign."""
     active = row.ended_at is None
     waits = active and row.stage_state == StageState.QUEUED and row.not_before is not None
     return JobRecord(
         id=row.id,
-        spec=msgspec.convert(row.spec, JobSpec),
+        spec=shown_spec(row.spec),
         state=JobState(row.state),
         created_at=_time(row.created_at),
         ended_at=None if active else _time(row.ended_at),
-        stage=None if row.stage_kind is None else StageKind(row.stage_kind),
+        stage=None if row.stage_kind not in KNOWN_KINDS else StageKind(row.stage_kind),
         stage_state=None if row.stage_state is None else StageState(row.stage_state),
         attempt=row.attempt or 0,
         progress=_progress(row.progress),
@@ -442,6 +480,7 @@ def _record(row: AnyRow) -> JobRecord:
         retry_at=_time(row.not_before) if waits else None,
         last_error_code=row.last_code if active else None,
         last_error=row.last_error if active else None,
+        origin=Origin(caller=row.caller, trace=row.trace),
         result=row.result,
     )
 
@@ -469,7 +508,7 @@ def _attempts(events: Sequence[AnyRow]) -> list[AttemptRecord]:
 
 
 def _progress(raw: dict[str, Any] | None) -> Progress | None:
-    return None if raw is None else msgspec.convert(raw, Progress)
+    return shown_progress(raw)
 
 
 def _worker(row: AnyRow) -> WorkerRecord:

@@ -1,7 +1,9 @@
 """The stage store: what workers and the reconciler may do. A claim is the only right to change a running stage."""
 
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -26,11 +28,14 @@ from common.outcome import Cancelled, Failed, Outcome, Released, Retry, Succeede
 from common.records import Claim, LogEntry, MemoryRoom
 from common.spec import Progress
 from common.store import limits, secrets
-from common.store.chain import advance, end_job, event, jobs_on, record, record_said, show_state
+from common.store.chain import advance, end_job, event, jobs_on, put_back, record, record_said, show_state
 from common.store.database import AnyRow, Database, Lock, Now, ahead, alone, insert_into
+from common.store.foreign import KNOWN_KINDS, Foreign, is_understood, shown_progress
 from common.store.retention import forget_stages
 from common.store.tables import QUEUED, RUNNING, StageRow, WorkerRow
 from common.vocabulary import BRIEF, JobState, Pool, StageKind, StageState
+
+log = logging.getLogger(__name__)
 
 _NOTE_CHARS = 2000
 _PATIENCE_S = 600.0
@@ -63,6 +68,12 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     cancel: bool = False
 
 
+class _NotOurs(Exception):
+    def __init__(self, stage_id: str) -> None:
+        super().__init__(stage_id)
+        self.stage_id = stage_id
+
+
 class StageStore:
     """Stages in the table. Every method is one transaction; all raise ServiceUnavailable when the database is away."""
 
@@ -70,6 +81,8 @@ class StageStore:
         self._database = database
         self._lease_s = lease_s
         self._retry = retry
+        self._foreign: set[str] = set()
+        """The stages that were seen to be for a newer release."""
         # Made once: to build a statement takes SQLAlchemy longer than to run it.
         fence = _fence()
         beat = update(StageRow).where(*fence).returning(StageRow.cancel_at)
@@ -92,8 +105,18 @@ class StageStore:
     def claim(self, pool: Pool, owner: str, room: MemoryRoom | None = None, *, brief: bool = False) -> Claim | None:
         """Take the stage of this pool whose turn it is, as far as the limits and the room in memory permit.
 
-        With `brief`, only one of those that are over in a moment.
+        With `brief`, only one of those that are over in a moment. What only a newer release understands stays where it
+        is.
         """
+        while True:
+            try:
+                return self._claim(pool, owner, room, brief=brief)
+            except _NotOurs as found:
+                log.warning("row.not_understood", extra={"stage": found.stage_id})
+                self._foreign.add(found.stage_id)
+
+    def _claim(self, pool: Pool, owner: str, room: MemoryRoom | None, *, brief: bool) -> Claim | None:
+        """One look. Raises _NotOurs; then nothing was claimed."""
         with self._database.note() as connection:
             row = self._take(connection, pool, owner, room, brief=brief)
             if row is None:
@@ -101,6 +124,8 @@ class StageStore:
             kind = StageKind(row.kind)
             siblings = _siblings(connection, row)
             jobs = show_state(connection, row.id, kind, StageState.RUNNING)
+            if not is_understood(kind, row.work, [job.spec for job in jobs]):
+                raise _NotOurs(row.id)
             record(connection, event("stage.claimed", stage_id=row.id, attempt=row.attempt, note=owner))
         return Claim(
             stage_id=row.id,
@@ -113,8 +138,10 @@ class StageStore:
             memory_bytes=row.memory_bytes,
             input=row.input,
             siblings=siblings,
-            job_ids=tuple(jobs),
-            progress=None if row.progress is None else msgspec.convert(row.progress, Progress),
+            job_ids=tuple(job.id for job in jobs),
+            traces=tuple(job.trace for job in jobs if job.trace),
+            waited_s=_waited_s(row),
+            progress=shown_progress(row.progress),
         )
 
     def heartbeat(self, claim: Claim, progress: Progress | None, said: Sequence[LogEntry] = ()) -> Beat:
@@ -167,7 +194,7 @@ class StageStore:
 
     def claimable(self, pool: Pool, most: int = 1000) -> int:
         """How many stages of this pool could start now, if there is memory; no more than `most` are counted."""
-        some = select(StageRow.id).where(*_claimable(pool)).limit(most).subquery()
+        some = select(StageRow.id).where(*could_start(pool)).limit(most).subquery()
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
@@ -207,8 +234,10 @@ class StageStore:
         alone(connection, Lock.CLAIM, *([] if room is not None else [limits.anything_counts()]))
         if room is None:
             statement = _CLAIM_FIRST_BRIEF[pool] if brief else _CLAIM_FIRST[pool]
+            if self._foreign:
+                statement, taken = _claim_first_but(pool, brief=brief), {**taken, "foreign": [*self._foreign]}
             return connection.execute(statement, taken).one_or_none()
-        chosen = _first_that_fits(connection, pool, room)
+        chosen = _first_that_fits(connection, pool, room, self._foreign)
         return None if chosen is None else connection.execute(_CLAIM, {**taken, "the_stage": chosen}).one_or_none()
 
     def _take_back(self, condition: ColumnElement[bool], reason: str) -> list[str]:
@@ -293,9 +322,10 @@ class StageStore:
         limits.close(connection, hub, pause_s, redact(limited.detail)[:_NOTE_CHARS])
 
 
-def _claimable(pool: Pool) -> tuple[ColumnElement[bool], ...]:
+def could_start(pool: Pool) -> tuple[ColumnElement[bool], ...]:
+    """What holds for a stage of this pool that a free worker would take now, if it has the memory."""
     due = or_(StageRow.not_before.is_(None), ~ahead(StageRow.not_before, StageRow.wait_s))
-    waiting = (StageRow.pool == pool.value, QUEUED, StageRow.cancel_at.is_(None), due)
+    waiting = (StageRow.pool == pool.value, StageRow.kind.in_(KNOWN_KINDS), QUEUED, StageRow.cancel_at.is_(None), due)
     return (*waiting, *limits.within_limits(pool), *([_its_batch_is_idle()] if pool is Pool.CONVERT else []))
 
 
@@ -336,13 +366,19 @@ def _claim(chosen: ColumnElement[bool]) -> Any:
         )
         .returning(
             StageRow.id, StageRow.kind, StageRow.attempt, StageRow.work, StageRow.hub, StageRow.memory_bytes,
-            StageRow.input, StageRow.batch, StageRow.progress,
+            StageRow.input, StageRow.batch, StageRow.progress, StageRow.not_before,
+            (Now() - func.coalesce(StageRow.not_before, StageRow.created_at)).label("waited_s"),
         )
     )  # fmt: skip
 
 
+def _waited_s(row: AnyRow) -> float | None:
+    """Since when a stage that was given back could have been claimed, nobody has noted."""
+    return max(0.0, float(row.waited_s)) if row.attempt == 1 or row.not_before is not None else None
+
+
 def _first(pool: Pool, *conditions: ColumnElement[bool]) -> Any:
-    waiting = select(StageRow.id).where(*_claimable(pool), *conditions).order_by(*_ORDER)
+    waiting = select(StageRow.id).where(*could_start(pool), *conditions).order_by(*_ORDER)
     return waiting.limit(1).with_for_update(skip_locked=True).scalar_subquery()
 
 
@@ -351,9 +387,18 @@ _CLAIM_FIRST = {pool: _claim(StageRow.id == _first(pool)) for pool in Pool}
 """One statement decides who wins."""
 _CLAIM_FIRST_BRIEF = {pool: _claim(StageRow.id == _first(pool, StageRow.kind.in_(sorted(BRIEF)))) for pool in Pool}
 
+
+@cache
+def _claim_first_but(pool: Pool, *, brief: bool) -> Any:
+    """The same, without some stages."""
+    others = StageRow.id.not_in(bindparam("foreign", expanding=True))
+    conditions = [others, *([StageRow.kind.in_(sorted(BRIEF))] if brief else [])]
+    return _claim(StageRow.id == _first(pool, *conditions))
+
+
 _WAITING = {
     pool: select(StageRow.id, StageRow.memory_bytes, (StageRow.created_at < Now() - _PATIENCE_S).label("patient"))
-    .where(*_claimable(pool))
+    .where(*could_start(pool))
     .order_by(*_ORDER)
     .limit(_WINDOW)
     for pool in Pool
@@ -363,7 +408,7 @@ _RESERVED = select(func.coalesce(func.sum(StageRow.memory_bytes), 0)).where(
 )
 
 
-def _first_that_fits(connection: Connection, pool: Pool, room: MemoryRoom) -> str | None:
+def _first_that_fits(connection: Connection, pool: Pool, room: MemoryRoom, but: Collection[str]) -> str | None:
     """The first waiting stage for which this machine has memory, beside what runs on it.
 
     Where nothing runs, the first one starts whatever it needs: a prediction is no reason to refuse. Small ones may pass
@@ -372,6 +417,8 @@ def _first_that_fits(connection: Connection, pool: Pool, room: MemoryRoom) -> st
     reserved = int(connection.execute(_RESERVED, {"the_machine": f"{room.machine}/"}).scalar_one())
     left = min(room.budget_bytes - reserved, room.free_bytes)
     for stage in connection.execute(_WAITING[pool]):
+        if stage.id in but:
+            continue
         if stage.memory_bytes == 0 or stage.memory_bytes <= left or reserved == 0:
             return str(stage.id)
         if stage.patient:
@@ -407,9 +454,14 @@ def _advance(connection: Connection, stage: AnyRow, outcome: Succeeded) -> froze
     events = [event("stage.succeeded", stage_id=stage.id, attempt=stage.attempt, note=outcome.artefact)]
     pools = set()
     for job in jobs_on(connection, stage.id):
-        following, happened = advance(
-            connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result
-        )
+        try:
+            following, happened = advance(
+                connection, job, artefact=outcome.artefact, source_bytes=outcome.bytes, result=outcome.result
+            )
+        except Foreign:
+            log.warning("row.not_understood", extra={"job": job.id})
+            put_back(connection, job.id, job.position, stage.id)
+            following, happened = Pool(stage.pool), []
         pools |= {following} if following else set()
         events += happened
     record(connection, *events)

@@ -17,6 +17,9 @@ class RoundRobin:
 
     def __init__(self, ports: list[int]) -> None:
         self.taken: list[int] = []
+        self.resting: set[int] = set()
+        """The ports that get no new connection, unless all of them rest."""
+        self._ports = ports
         self._next = itertools.cycle(ports)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
@@ -52,13 +55,26 @@ class RoundRobin:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                port = next(self._next)
-                server = socket.create_connection(("127.0.0.1", port))
-                self.taken.append(port)
+                server = self._connect()
+                if server is None:
+                    _close(client)
+                    continue
                 with self._lock:
                     self._open |= {client, server}
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+    def _connect(self) -> socket.socket | None:
+        """A connection to the next server that takes one; None where none does."""
+        for _ in self._ports:
+            port = next(self._next)
+            if port in self.resting and not self.resting.issuperset(self._ports):
+                continue
+            with contextlib.suppress(ConnectionRefusedError):
+                server = socket.create_connection(("127.0.0.1", port))
+                self.taken.append(port)
+                return server
+        return None
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:

@@ -207,7 +207,7 @@ class _Server:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker.forkserver", str(theirs.fileno()), *preload],
+                [sys.executable, "-P", "-m", "worker.forkserver", str(theirs.fileno()), *preload],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

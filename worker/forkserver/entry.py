@@ -49,7 +49,8 @@ def _stand_alone(parent: int) -> None:
         # It died before the kernel was told to take us along.
         os._exit(1)
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _keep_only(channel: int, log: int) -> None:

@@ -32,6 +32,8 @@ _PAUSE_S = 0.005
 def serve(control: int, preload: Sequence[str]) -> NoReturn:
     """Import, say so, and fork on command until the supervising process closes its end."""
     link = Channel(socket.socket(fileno=control))
+    # Some supervisors of services ask every process of one to end. This one is needed until its stages have ended.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with _dying_with(control):
         preloaded = _preload(preload)
     server = _Server(link)
