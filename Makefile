@@ -6,7 +6,7 @@ BIN := .venv/bin
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check fix lock chaos bench screenshots docs clean
+.PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check chart fix lock chaos bench screenshots docs images clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' Makefile
@@ -29,8 +29,8 @@ demo: setup  ## Convert a real model to INT8 and compare it with the original
 run: setup  ## Run the service on this machine, models in ./models, until Ctrl-C
 	@$(BIN)/modelferry up
 
-setup-tests: setup-dev  # The same, and a browser.
-	@$(PYTHON) scripts/setup.py --dev --browser
+setup-tests: setup-dev  # The same, a browser, and promtool.
+	@$(PYTHON) scripts/setup.py --dev --browser --promtool
 
 # Two processes, each with whole files of tests; both must see the same tests, so names must not depend on hashes.
 test: setup-tests  ## Run the tests, all but the slow ones
@@ -47,12 +47,17 @@ fuzz: setup-dev  ## Make up thousands of requests from the API's description, an
 lint: setup-dev  ## Look at the code without running it: format, lint, types, layers, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit --quiet -c pyproject.toml -r api worker common migrations modelferry scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PRIVATE_HOME) $(BIN)/python -m scripts.check_migrations
 
 check: lint  ## Run the quick checks: lint, unit and contract tests
 	$(PRIVATE_HOME) $(BIN)/python -m pytest tests/unit tests/contract -m "not slow"
+
+chart: setup-dev  ## Check the Helm charts: render, lint, Kubernetes' schemas, and our settings
+	$(BIN)/python -m scripts.check_charts
+	$(PRIVATE_HOME) $(BIN)/python -m pytest tests/chart
 
 fix: setup-dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -79,6 +84,10 @@ screenshots: setup-tests  ## Take the pictures of the dashboard in docs/screensh
 # Needs no network, once `make setup-dev` has installed what it needs.
 docs: setup-dev  ## Build the documentation as a site in dist/site
 	$(PRIVATE_HOME) $(BIN)/python -m scripts.build_docs
+
+# With docker or podman, whichever is there. Without a registry of images it builds on a stand-in, and says so.
+images: setup-dev  ## Build the container images, check them inside, and write their lists of parts to dist/sbom
+	$(PRIVATE_HOME) $(BIN)/python -m scripts.images $(if $(TARGETS),--targets $(TARGETS)) $(if $(BASE),--base $(BASE)) $(if $(ENGINE),--engine $(ENGINE))
 
 clean:  ## Remove caches and the demo's folder; .venv and ./models stay
 	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
