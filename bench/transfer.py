@@ -9,19 +9,23 @@ the other two check none. Ratios say how many times faster ours is. The last lin
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# As a script this file's own directory comes first, and the standard library's `queue` would be one of ours.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import argparse
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "transfer.json"

@@ -28,6 +28,7 @@ class Client:
     requests: list[bytes]
     due: float = 0.0
     asked: int = 0
+    answers: int = 0
     received: bytearray = field(default_factory=bytearray)
 
     def ask(self) -> None:
@@ -51,7 +52,9 @@ def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     clients = [_client(plan["port"], requests) for requests in plan["requests"]]
     waited, seconds = _drive(clients, plan["every_s"], plan["for_s"])
-    print(json.dumps({"seconds": seconds, "client_cpu": time.process_time() / seconds, "waited_s": waited}))
+    answered = sum(client.answers for client in clients)
+    told = {"seconds": seconds, "answered": answered, "client_cpu": time.process_time() / seconds, "waited_s": waited}
+    print(json.dumps(told))
 
 
 def _drive(clients: list[Client], every_s: float | None, for_s: float) -> tuple[list[float], float]:
@@ -73,6 +76,7 @@ def _drive(clients: list[Client], every_s: float | None, for_s: float) -> tuple[
             asking = clients[key.data]
             if not asking.answered():
                 continue
+            asking.answers += 1
             now = time.monotonic()
             if now >= counted_from:
                 waited.append(now - asking.due)

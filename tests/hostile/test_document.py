@@ -13,6 +13,13 @@ THREATS = [row for row in ROWS if row[0] != "threat"]
 
 KNOWN = [f"H-S{number}" for number in range(1, 15)]
 """The weaknesses of the service before, by their numbers."""
+CALLERS = [
+    "guessing a key", "a forged token", "an identity provider's description that leads elsewhere", "asking without end",
+    "DNS rebinding", "a page of another port of this machine that uses a session",
+    "lying about the address (`X-Forwarded-For`) to be let in by it", "rewriting the audit trail",
+    "filling the audit trail with refusals",
+]  # fmt: skip
+"""What callers and pages in their browsers can try."""
 HUBS = [
     "SSRF", "token leak", "names", "archives", "pickles", "trust_remote_code", "parsers", "decompression on the wire",
     "resource abuse", "TOCTOU",
@@ -21,7 +28,7 @@ HUBS = [
 
 
 def test_every_threat_has_one_line() -> None:
-    assert [row[0].partition(":")[0] for row in THREATS] == KNOWN + HUBS
+    assert [row[0].partition(":")[0] for row in THREATS] == KNOWN + CALLERS + HUBS
 
 
 @pytest.mark.parametrize("row", THREATS, ids=[row[0].partition(":")[0] for row in THREATS])

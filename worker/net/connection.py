@@ -210,14 +210,22 @@ class Connection:
         for kept in (origin in self._open, False):
             try:
                 with _network_errors(unless=_STALE if kept else ()):
-                    return self._send(question, origin, guard)
+                    response = self._send(question, origin, guard)
             except _STALE:
                 # The server may close a connection that waits for its next request at any time.
                 self.close(origin)
             except Broken:
                 self.close(origin)
+                self._tell(None)
                 raise
+            else:
+                self._tell(response.status)
+                return response
         raise AssertionError("the second try always ends the loop")
+
+    def _tell(self, status: int | None) -> None:
+        if self._network.rules.heard is not None:
+            self._network.rules.heard(status)
 
     def _send(self, question: Question, origin: Origin, guard: Guard) -> http.client.HTTPResponse:
         proxy = proxy_for(origin, self._network.rules)

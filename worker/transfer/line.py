@@ -212,7 +212,7 @@ class Line:
                 return
             if asks_hub and pace.spent_until - now > longest_s:
                 raise RateLimited(f"{content}: the hub grants no request for a while", wait_s=pace.spent_until - now)
-            stop.wait(rest_s + random.uniform(0, _APART_S))  # noqa: S311 - no secret hangs on it
+            stop.wait(rest_s + random.uniform(0, _APART_S))  # noqa: S311 # nosec B311 # no secret hangs on it
         raise _Stopped
 
     def _judge(self, answer: Answer, content: Content) -> None:

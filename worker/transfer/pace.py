@@ -34,7 +34,7 @@ class Patience:
     def wait_s(self, failures: int) -> float:
         """How long to wait after so many failures in a row, with jitter so that connections do not come back as one."""
         longest = min(self.longest_s, self.first_s * 2.0 ** (failures - 1))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret hangs on it
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 # nosec B311 # no secret hangs on it
 
 
 class Pace:
