@@ -6,19 +6,43 @@ from importlib.metadata import version
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Server
 from litestar.types import ControllerRouterHandler, Method
 from litestar.types.internal_types import PathParameterDefinition
 
+from api.access.audit import Audited
+from api.access.described import GuardedAPI
 from api.access.door import Door
+from api.access.guesses import GuessesLimited
+from api.access.hosts import KnownHosts, OwnPagesOnly
+from api.access.rate import RateLimited
 from api.dashboard.wiring import dashboard
+from api.live.leaving import LastAnswers
 from api.mcp.door import mcp_route
+from api.metering import Metered
 from api.middleware import EveryMethodAllowed, NoTrailingSlash, cors
 from api.parts import make_parts
 from api.problems import HANDLERS
-from api.routes import docs, events, gates, health, jobs, library, limits, models, overview, plugins, uploads, webhooks
+from api.routes import (
+    audit,
+    docs,
+    events,
+    gates,
+    health,
+    jobs,
+    keys,
+    library,
+    limits,
+    metrics,
+    models,
+    overview,
+    plugins,
+    uploads,
+    webhooks,
+)
+from api.watching import Watched, answered
+from common import tracing
 from common.settings import Settings
 
 PREFIX = "/api/v1"
@@ -29,6 +53,7 @@ _MAX_BODY_BYTES = 1024 * 1024
 ROUTES: Sequence[ControllerRouterHandler] = (
     health.health,
     health.ready,
+    metrics.metrics,
     models.download_models,
     models.plan_models,
     models.list_hub_models,
@@ -67,6 +92,13 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     webhooks.test_webhook,
     webhooks.list_deliveries,
     webhooks.redeliver,
+    keys.who_am_i,
+    keys.list_keys,
+    keys.add_key,
+    keys.get_key,
+    keys.rotate_key,
+    keys.revoke_key,
+    audit.list_audit,
     plugins.list_plugins,
     docs.openapi_document,
     docs.docs_page,
@@ -77,6 +109,7 @@ ROUTES: Sequence[ControllerRouterHandler] = (
 def create_app(settings: Settings) -> Litestar:
     """The whole web process. Opens no connection before the first request, or startup model, that needs one."""
     parts = make_parts(settings)
+    metered = Metered(parts.instruments)
     return Litestar(
         # A router for both forms: it knows all methods of a path before the application wraps the handlers, once.
         route_handlers=[
@@ -87,13 +120,26 @@ def create_app(settings: Settings) -> Litestar:
         ],
         dependencies={name: Provide(_always(part), sync_to_thread=False) for name, part in parts.by_name.items()},
         exception_handlers=HANDLERS,
-        middleware=[NoTrailingSlash(), EveryMethodAllowed(), Door(parts.callers)],
+        middleware=[
+            Watched(),
+            metered,
+            LastAnswers(parts.leaving),
+            NoTrailingSlash(),
+            EveryMethodAllowed(),
+            KnownHosts(settings),
+            Audited(parts.trail),
+            OwnPagesOnly(settings),
+            GuessesLimited(parts.counts),
+            Door(parts.callers),
+            RateLimited(parts.counts, settings.rate_limit),
+        ],
         cors_config=cors(settings),
         openapi_config=_openapi(),
         logging_config=None,
         request_max_body_size=_MAX_BODY_BYTES,
         on_startup=list(parts.begin),
-        on_shutdown=list(parts.end),
+        on_shutdown=[*parts.end, tracing.finish],
+        before_send=[answered, metered.answered],
     )
 
 
@@ -101,8 +147,8 @@ def _always(part: object) -> Callable[[], object]:
     return lambda: part
 
 
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
+def _openapi() -> GuardedAPI:
+    return GuardedAPI(
         title="Modelferry",
         version=version("modelferry"),
         description="Fetches AI models, converts them to OpenVINO, publishes them, and says when they are there.",

@@ -1,36 +1,47 @@
 """The parts of the web process: made of the settings, once, and handed to the handlers by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from api.access.audit import Trail
 from api.access.callers import Callers
+from api.access.oidc import Tokens
+from api.access.rate import Counts
 from api.compat.upload import UploadLimits
 from api.gate_views import gate_view
 from api.gates import Gates
 from api.gates.answers import GateAnswers
 from api.gates.shelf import Shelf
 from api.gates.standing import Eyes
+from api.keys import Keys
 from api.library import Models
-from api.live.leaving import before_the_end
+from api.live.leaving import Leaving, linger_s
 from api.live.streams import Streams
 from api.mcp.door import Door
 from api.overview import Overview
 from api.questions import Answers, Hubs
+from api.sessions import Sessions
 from api.startup import StartupModels
 from api.tickets import TicketSender
 from api.uploads import Uploads
 from api.usecases import Jobs, Limits, Readiness
 from api.views import Places
+from api.vitals import ApiVitals, service_collector
 from api.webhooks import Webhooks
 from common.artefacts.layout import Volume
 from common.artefacts.library import Library
 from common.broker import Broker
 from common.catalog.registry import Catalog
+from common.log import SharedThreads
+from common.metrics.exposition import Exposition
+from common.metrics.instruments import HttpInstruments, make_registry
+from common.metrics.service import Reach
 from common.seals import Seal
 from common.settings import Settings, listed
 from common.store.apikeys import ApiKeyStore
+from common.store.audit import AuditStore
+from common.store.counts import CountStore
 from common.store.database import Database
 from common.store.gates import GateStore
 from common.store.jobs import JobStore
@@ -52,6 +63,10 @@ class Parts(NamedTuple):
     """Name of a handler's argument -> what it gets."""
     mcp: Door
     callers: Callers
+    trail: Trail
+    counts: Counts
+    leaving: Leaving
+    instruments: HttpInstruments
     begin: Sequence[Callable[[], object]]
     end: Sequence[Callable[[], object]]
     """In this order."""
@@ -92,8 +107,19 @@ def make_parts(settings: Settings) -> Parts:
         alive_within_s=_ALIVE_WITHIN_S,
     )
     hooks = Webhooks.of(settings, database)
+    api_keys = ApiKeyStore(database)
+    sessions = Sessions(Seal.of(settings), api_keys, settings.admin_key)
+    callers = Callers(settings, api_keys, sessions, Tokens.of(settings))
+    audit = AuditStore(database)
+    trail, counts = Trail(audit), Counts(settings.redis_url)
     mcp = Door(listed(settings.cors_allow_origins))
-    long_work = ThreadPoolExecutor(_LONG_WORK, thread_name_prefix="long-work")
+    long_work = SharedThreads(_LONG_WORK, thread_name_prefix="long-work")
+    leaving = Leaving(linger_s(settings.drain_s), streams.feed.close)
+    registry = make_registry("api")
+    reach = Reach(database=CountStore(database).answers, redis=broker.ping)
+    service = service_collector(database, gated, volume, _ALIVE_WITHIN_S)
+    exposition = Exposition(registry, [reach, service], settings.prometheus_multiproc_dir)
+    vitals = ApiVitals(settings, reach=reach, exposition=exposition, lack=leaving.lack)
     return Parts(
         by_name={
             "jobs": use_cases,
@@ -110,12 +136,24 @@ def make_parts(settings: Settings) -> Parts:
             "overview": glance,
             "flower_url": settings.flower_url,
             "webhooks": hooks,
+            "keys": Keys(api_keys),
+            "sessions": sessions,
+            # Asked by the page that logs in, which stands below the door.
+            "recognise": callers.recognised,
+            "asks_callers": settings.asks_callers,
             "streams": streams,
+            "leaving": leaving,
+            "exposition": exposition,
+            "audit": audit,
             "places": places,
         },
         mcp=mcp,
-        callers=Callers(settings, ApiKeyStore(database)),
-        begin=[startup.start, partial(before_the_end, streams.feed.close)],
+        callers=callers,
+        trail=trail,
+        counts=counts,
+        leaving=leaving,
+        instruments=HttpInstruments(registry),
+        begin=[startup.start, leaving.watch, vitals.begin],
         end=[
             streams.feed.close,
             mcp.close,
@@ -123,6 +161,9 @@ def make_parts(settings: Settings) -> Parts:
             gate_answers.stop,
             tickets.stop,
             long_work.shutdown,
+            trail.close,
+            counts.close,
+            vitals.end,
             database.dispose,
         ],
     )

@@ -27,10 +27,11 @@ from common.errors import (
 )
 from common.planning import inquiry
 from common.plugins import HubPlugin, ListPage
-from common.records import JobRecord
+from common.records import NOWHERE, JobRecord, Origin
 from common.seals import Credentials, Seal
 from common.spec import CredentialCheck, JobSpec, Listing
 from common.store.jobs import JobStore
+from common.tracing import note, step
 from common.vocabulary import JobState, Pool
 
 _POLL_S = 0.05
@@ -89,7 +90,13 @@ class Answers:
     waiting: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MOST_AT_ONCE))
 
     def of(
-        self, specs: Sequence[JobSpec], *, tenant: str, within_s: float, sealed: Mapping[str, bytes] | None = None
+        self,
+        specs: Sequence[JobSpec],
+        *,
+        tenant: str,
+        within_s: float,
+        sealed: Mapping[str, bytes] | None = None,
+        origin: Origin = NOWHERE,
     ) -> list[JobRecord]:
         """These jobs, when all have ended or nobody wants to wait any more. One that nobody answers has not ended.
 
@@ -99,14 +106,21 @@ class Answers:
         if not self.waiting.acquire(blocking=False):
             raise ServiceUnavailable("As many questions wait for workers as may wait at once. Try again shortly.")
         try:
-            return self._found(specs, tenant, within_s, sealed)
+            with step("job.ask"):
+                return self._found(specs, tenant, within_s, sealed, origin)
         finally:
             self.waiting.release()
 
     def _found(
-        self, specs: Sequence[JobSpec], tenant: str, within_s: float, sealed: Mapping[str, bytes] | None
+        self,
+        specs: Sequence[JobSpec],
+        tenant: str,
+        within_s: float,
+        sealed: Mapping[str, bytes] | None,
+        origin: Origin,
     ) -> list[JobRecord]:
-        ids = self.store.add(specs, tenant=tenant, sealed=sealed)
+        ids = self.store.add(specs, tenant=tenant, sealed=sealed, origin=origin)
+        note(job__ids=ids)
         self.tickets.announce(Pool.DOWNLOAD, len(ids))
         try:
             return self._awaited(ids, within_s)
@@ -142,7 +156,7 @@ class Hubs:
     check_s: float = 20.0
     """For so long a client waits until credentials are checked: less than an Idempotency-Key is held for it."""
 
-    def list(self, asked: ListingWish, tenant: str) -> ListPage:
+    def list(self, asked: ListingWish, tenant: str, origin: Origin = NOWHERE) -> ListPage:
         """Some of a hub's models.
 
         Raises HubCannotList, PluginUnavailable, InvalidSpec, CredentialsRefused, ListingFailed or ServiceUnavailable.
@@ -153,12 +167,12 @@ class Hubs:
         filters = {name: value for name, value in asked.filters.items() if value is not None}
         question = Listing(filters=filters, limit=asked.limit, offset=asked.offset)
         spec = structs.replace(inquiry(plugin, question), secret=sealed.secret_ids[0])
-        (record,) = self.answers.of([spec], tenant=tenant, within_s=self.list_s, sealed=sealed.boxes)
+        (record,) = self.answers.of([spec], tenant=tenant, within_s=self.list_s, sealed=sealed.boxes, origin=origin)
         if record.state is not JobState.COMPLETED:
             raise _no_list(plugin, record)
         return msgspec.convert(record.result, ListPage)
 
-    def check(self, asked: Iterable[tuple[HubPlugin[Any], Credentials]], tenant: str) -> None:
+    def check(self, asked: Iterable[tuple[HubPlugin[Any], Credentials]], tenant: str, origin: Origin = NOWHERE) -> None:
         """Return if each hub knows these credentials, or the operator's where a request brought none.
 
         Raises CredentialsInvalid, InvalidSpec or ServiceUnavailable.
@@ -174,7 +188,8 @@ class Hubs:
             structs.replace(inquiry(hub, CredentialCheck()), secret=secret_id)
             for (hub, _), secret_id in zip(checks, sealed.secret_ids, strict=True)
         ]
-        for record in self.answers.of(specs, tenant=tenant, within_s=self.check_s, sealed=sealed.boxes):
+        answers = self.answers.of(specs, tenant=tenant, within_s=self.check_s, sealed=sealed.boxes, origin=origin)
+        for record in answers:
             if record.state is not JobState.COMPLETED:
                 raise _not_valid(record)
 

@@ -13,7 +13,9 @@ from api.gates.answers import GateAnswers
 from api.usecases import Asker
 from common.errors import InvalidSpec, RequestError, ServiceUnavailable
 from common.gates import GateFate, GateWish
+from common.records import Origin
 from common.spec import JobSpec
+from common.tracing import Kind, span, traceparent
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +122,8 @@ class StartupModels:
             )
             for name, gate in file.groups().items()
         ]
-        self._ask_until_heard(self._groups)
+        with span("startup.models", kind=Kind.INTERNAL):
+            self._ask_until_heard(self._groups)
 
     def _ask_until_heard(self, groups: Sequence[_Group]) -> None:
         """Ask for each model until it is accepted or refused; the database may come up after this process."""
@@ -186,7 +189,8 @@ class StartupModels:
         """Ask for the gate, with what has not been judged yet as still to come."""
         wanted = _each_once(group.models)
         try:
-            kept = self._gates.keep(group.name, list(wanted.values()), Asker(tenant=TENANT))
+            asker = Asker(tenant=TENANT, origin=Origin(trace=traceparent()))
+            kept = self._gates.keep(group.name, list(wanted.values()), asker)
         except RequestError as error:
             group.asked = True
             extra = {"gate": group.name, "code": error.code, "reason": str(error)}

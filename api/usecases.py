@@ -24,10 +24,20 @@ from common.errors import (
     ServiceUnavailable,
 )
 from common.planning import Wish, plan, require_plugins
-from common.records import AttemptRecord, HubRecord, JobPage, JobRecord, KeyReservation, LimitRecord
+from common.records import (
+    NOWHERE,
+    AttemptRecord,
+    HubRecord,
+    JobPage,
+    JobRecord,
+    KeyReservation,
+    LimitRecord,
+    Origin,
+)
 from common.spec import JobSpec
 from common.store.jobs import JobStore
 from common.store.limits import LimitStore
+from common.tracing import note, step
 from common.vocabulary import JobState, LimitScope, Operation, Pool
 
 log = logging.getLogger(__name__)
@@ -55,6 +65,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str = ""
     key: RequestKey | None = None
+    origin: Origin = NOWHERE
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -84,7 +95,7 @@ class Jobs:
 
         def add(reservation: KeyReservation | None) -> list[str]:
             specs, sealed = self.judged(wishes, download_path, asker)
-            return self.store.add(specs, tenant=asker.tenant, key=reservation, sealed=sealed)
+            return self.store.add(specs, tenant=asker.tenant, key=reservation, sealed=sealed, origin=asker.origin)
 
         return self._once(asker, add)
 
@@ -96,7 +107,7 @@ class Jobs:
         """
         specs, sealed = self.judged(wishes, download_path, asker)
         plans = [structs.replace(spec, operation=Operation.PLAN) for spec in specs]
-        return self.hubs.answers.of(plans, tenant=asker.tenant, within_s=_PLAN_S, sealed=sealed)
+        return self.hubs.answers.of(plans, tenant=asker.tenant, within_s=_PLAN_S, sealed=sealed, origin=asker.origin)
 
     def retry(self, job_id: str, asker: Asker) -> Accepted:
         """Try a job that has ended badly again, as a new job.
@@ -104,7 +115,11 @@ class Jobs:
         Raises NoSuchJob, JobActive, NotRetryable, KeyInFlight, KeyReused or ServiceUnavailable.
         """
         _check_id(job_id)
-        return self._once(asker, lambda reservation: [self.store.retry(job_id, tenant=asker.tenant, key=reservation)])
+
+        def again(reservation: KeyReservation | None) -> list[str]:
+            return [self.store.retry(job_id, tenant=asker.tenant, key=reservation, origin=asker.origin)]
+
+        return self._once(asker, again)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended. Raises NoSuchJob, JobActive or ServiceUnavailable."""
@@ -170,7 +185,9 @@ class Jobs:
             require_plugins(wish, self.catalog)
         hubs = [self.catalog.hub(wish.hub) for wish in wishes]
         given = [(hub, credentials_for(hub, wish.credentials)) for wish, hub in zip(wishes, hubs, strict=True)]
-        self.hubs.check([one for wish, one in zip(wishes, given, strict=True) if wish.checked], asker.tenant)
+        self.hubs.check(
+            [one for wish, one in zip(wishes, given, strict=True) if wish.checked], asker.tenant, asker.origin
+        )
         root = self.volume.destination(download_path)
         specs = [plan(structs.replace(wish, root=root), self.catalog) for wish in wishes]
         sealed = self.hubs.sealed(given)
@@ -179,14 +196,17 @@ class Jobs:
 
     def _once(self, asker: Asker, make: Callable[[KeyReservation | None], list[str]]) -> Accepted:
         """Make jobs; under a key only for the first request that carries it."""
-        if asker.key is None:
-            ids = make(None)
-        else:
-            held = self.store.reserve(asker.key.tenant, asker.key.name, asker.key.fingerprint)
-            if isinstance(held, list):
-                return Accepted(held, replayed=True)
-            ids = self._kept(held, make)
-        self.tickets.announce(Pool.DOWNLOAD, len(ids))
+        with step("job.submit"):
+            if asker.key is None:
+                ids = make(None)
+            else:
+                held = self.store.reserve(asker.key.tenant, asker.key.name, asker.key.fingerprint)
+                if isinstance(held, list):
+                    note(job__ids=held, job__replayed=True)
+                    return Accepted(held, replayed=True)
+                ids = self._kept(held, make)
+            note(job__ids=ids)
+            self.tickets.announce(Pool.DOWNLOAD, len(ids))
         return Accepted(ids)
 
     def _kept(self, reservation: KeyReservation, make: Callable[[KeyReservation | None], list[str]]) -> list[str]:

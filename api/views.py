@@ -39,6 +39,7 @@ from common.lifecycle import ENDED_JOBS
 from common.plugins import ConverterPlugin, HubPlugin, ListPage
 from common.records import AttemptRecord, HubRecord, JobRecord, LimitRecord
 from common.spec import JobSpec, Progress, Target
+from common.tracing import place_of
 from common.vocabulary import JobState, ModelType, Operation, Phase, StageKind, StageState
 
 _CONTAINER_ROOT = "/opt/models/"
@@ -125,7 +126,14 @@ def job_view(record: JobRecord, places: Places) -> JobView:
         retry_at=_known_time(record.retry_at) if active else UNSET,
         last_error_code=(record.last_error_code or UNSET) if active else UNSET,
         last_error=(record.last_error or UNSET) if active else UNSET,
+        requested_by=record.origin.caller or UNSET,
+        trace_id=_trace_id(record),
     )
+
+
+def _trace_id(record: JobRecord) -> str | UnsetType:
+    place = place_of(record.origin.trace)
+    return UNSET if place is None else place.trace_id
 
 
 def _plugin_name(spec: JobSpec) -> str | None:

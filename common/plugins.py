@@ -102,6 +102,8 @@ class NetworkRules(msgspec.Struct, frozen=True, kw_only=True):
     """A file with the certificates to trust, instead of the system's."""
     private_hosts: frozenset[str] = frozenset()
     """Hosts, as `name` or `name:port`, that may have an address inside a private network."""
+    heard: Callable[[int | None], None] | None = None
+    """Is told the status of each answer of the hub, or of where it leads, and None where there was no answer."""
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):

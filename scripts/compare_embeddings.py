@@ -26,7 +26,8 @@ SENTENCES = (
 
 
 def main(original: Path, converted: Path) -> None:
-    tokens = dict(AutoTokenizer.from_pretrained(original)(list(SENTENCES), padding=True, return_tensors="np"))
+    tokenizer = AutoTokenizer.from_pretrained(original, local_files_only=True)
+    tokens = dict(tokenizer(list(SENTENCES), padding=True, return_tensors="np"))
     cosines = np.sum(
         embed(run_torch(original, tokens), tokens) * embed(run_openvino(converted, tokens), tokens), axis=1
     )
@@ -34,7 +35,7 @@ def main(original: Path, converted: Path) -> None:
 
 
 def run_torch(folder: Path, tokens: dict[str, Any]) -> Any:
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     with torch.inference_mode():
         answer = model(**{name: torch.from_numpy(values) for name, values in tokens.items()})
     return answer.last_hidden_state.numpy()

@@ -17,8 +17,10 @@ ALONE = {
     "chaos": {"test_chaos"},
     "e2e": {
         "test_conversion_kills", "test_crashes", "test_dashboard_jobs", "test_dashboard_models", "test_dashboard_pages",
-        "test_embedded", "test_memory", "test_recovery", "test_sharing",
+        "test_draining", "test_embedded", "test_memory", "test_recovery", "test_rolling_upgrade", "test_sharing",
+        "test_tracing",
     },
+    "deploy": {"test_metrics_ports"},
     "contract": {"test_geti_hub", "test_hls_hub", "test_ollama_hub", "test_omz_hub"},
     "integration": {
         "test_api_library", "test_api_socket", "test_api_tickets", "test_api_upload", "test_bench_queue", "test_cli",
@@ -31,7 +33,16 @@ ALONE = {
 
 
 SLOW = {
-    "e2e": {"test_conversion_kills", "test_crashes", "test_memory", "test_recovery", "test_sharing"},
+    "e2e": {
+        "test_conversion_kills",
+        "test_crashes",
+        "test_memory",
+        "test_recovery",
+        "test_rolling_upgrade",
+        "test_sharing",
+        "test_tracing",
+    },
+    "hostile": {"test_planted_secrets"},
     "integration": {"test_runner"},
 }
 """Whole services under faults, which `make test-slow` runs."""

@@ -41,6 +41,8 @@ class EphemeralService:
             "DATABASE_URL": f"sqlite:///{folder / 'jobs.db'}",
             "HOST": LOOPBACK,
             "PORT": str(self._port),
+            # Nobody else can reach it; and whatever keys another service knows, this one does not.
+            "MODELFERRY_ACCESS": "off",
             # Without one, a key would be made on the volume.
             "MODELFERRY_SECRET_KEY": base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode(),
         }
@@ -89,8 +91,14 @@ class EphemeralService:
         return "\n".join(lines[-_LAST_LINES:])
 
 
-_NOT_OURS = frozenset({"DATABASE_URL", "REDIS_URL", "STARTUP_MODELS_CONFIG"})
-"""Settings of another service: its table and its queue hold work that is none of ours."""
+_NOT_OURS = frozenset(
+    {
+        "DATABASE_URL", "DATABASE_URL_FILE", "REDIS_URL", "REDIS_URL_FILE", "STARTUP_MODELS_CONFIG",
+        "MODELFERRY_SECRET_KEY_FILE", "MODELFERRY_ADMIN_KEY", "MODELFERRY_ADMIN_KEY_FILE",
+        "MODELFERRY_RATE_LIMIT", "MODELFERRY_METRICS_PORT", "MODELFERRY_DRAIN_S",
+    }
+)  # fmt: skip
+"""Settings of another service: its table and its queue hold work that is none of ours, its port is taken."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ _ANSWER_S = 2
 _STARTUP_MODELS = "startup_models"
 """What /ready calls them (`api.startup.PART`, whose import would take longer than all the rest)."""
 _PATIENCE_S = 60.0
+_ASKS = "callers are asked for a key: MODELFERRY_ADMIN_KEY is the first one, which makes others (modelferry keys add)"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a user may ask for, not what we bind
 
 
@@ -55,6 +56,8 @@ class ReadinessWatch:
             f"models go to {self._settings.models_dir.absolute()}",
         ):
             self._console.line(SERVICE, text)
+        if self._settings.asks_callers and not (self._settings.admin_key or self._settings.oidc_issuer):
+            self._console.line(SERVICE, _ASKS)
 
 
 def lacking(host: str, port: int) -> dict[str, str]:

@@ -90,7 +90,7 @@ def free_port() -> int:
 
     Raises OSError when there is none.
     """
-    for port in random.sample(_PORTS, _PORT_TRIES):
+    for port in random.sample(_PORTS, _PORT_TRIES):  # nosec B311 # no secret hangs on it
         with suppress(OSError), socket.create_server((LOOPBACK, port)):
             return port
     raise OSError(errno.EADDRNOTAVAIL, "no port of loopback is free")

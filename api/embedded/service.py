@@ -27,6 +27,8 @@ from common.settings import Settings, SettingsError, read_settings
 DEFAULT_MODELS_DIR = "./models"
 WORKERS = ("download", "convert", "reconcile")
 """The worker processes of a whole service."""
+_TELLING = ("api", *WORKERS)
+"""Of a metrics port that is set, the first has the number itself, and each other one the next."""
 
 _TICK_S = 0.2
 _REDIS_START_S = 10.0
@@ -71,10 +73,10 @@ class EmbeddedService:
         settings = read_settings({**environment, "MODELS_DIR": environment.get("MODELS_DIR") or DEFAULT_MODELS_DIR})
         self._settings = settings
         self._console = console
-        self._environment = {**environment, **_derived(settings), "PYTHONUNBUFFERED": "1"}
+        self._environment = {**_without_files(environment), **_derived(settings), "PYTHONUNBUFFERED": "1"}
         self._own_state = own_state
         self._workers = workers
-        self._own_redis = not environment.get("REDIS_URL")
+        self._own_redis = not (environment.get("REDIS_URL") or environment.get("REDIS_URL_FILE"))
         self._processes: dict[str, Process] = {}
         self._stopping = threading.Event()
         self._at_once = threading.Event()
@@ -160,7 +162,8 @@ class EmbeddedService:
         return False
 
     def _start(self, name: str, command: list[str]) -> Process:
-        process = Process(name, command, self._environment, self._console)
+        environment = {**self._environment, **_own_port(name, self._settings)}
+        process = Process(name, command, environment, self._console)
         self._processes[name] = process
         if not self._stopping.is_set():
             process.start()
@@ -172,7 +175,7 @@ class EmbeddedService:
             self._say("stopping; press Ctrl-C again to stop at once")
         for step in _STOPPING:
             stopping = [self._processes[name] for name in step.names if name in self._processes]
-            self._stop_together(stopping, step.grace_s)
+            self._stop_together(stopping, step.grace_s + self._settings.drain_s)
 
     def _stop_together(self, processes: list[Process], grace_s: float) -> None:
         for process in processes:
@@ -234,6 +237,18 @@ def _derived(settings: Settings) -> dict[str, str]:
         "HOST": settings.host,
         "PORT": str(settings.port),
     }
+
+
+def _without_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without files of what is handed on in the variables themselves: one of both is enough."""
+    return {name: value for name, value in environment.items() if name not in {"DATABASE_URL_FILE", "REDIS_URL_FILE"}}
+
+
+def _own_port(name: str, settings: Settings) -> dict[str, str]:
+    """Where a process tells of its health and its metrics: on one machine no two can have one port."""
+    if not settings.metrics_port or name not in _TELLING:
+        return {}
+    return {"MODELFERRY_METRICS_PORT": str(settings.metrics_port + _TELLING.index(name))}
 
 
 def _make_folder(folder: Path) -> None:

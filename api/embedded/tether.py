@@ -21,7 +21,7 @@ def main() -> None:
         if os.getppid() != parent:
             # It died before the kernel had been asked.
             sys.exit(1)
-    os.execv(command[0], command)  # noqa: S606 - the very point of this program
+    os.execv(command[0], command)  # noqa: S606 # nosec B606 # the very point of this program
 
 
 if __name__ == "__main__":

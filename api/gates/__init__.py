@@ -13,6 +13,7 @@ from common.gates import GATE_NAME, GateFate, GateRecord, GateWish, no_such_gate
 from common.planning import Wish
 from common.spec import JobSpec
 from common.store.gates import GateStore
+from common.tracing import step
 from common.vocabulary import Pool
 
 _TRIES = 10
@@ -87,7 +88,11 @@ class Gates:
             version = None if record is None else record.version
             needed = {spec.secret for spec in jobs.values()}
             sealed = {key: box for one in wanted for key, box in one.sealed.items() if key in needed}
-            if self.store.save(name, version, wishes, fates, jobs=jobs, tenant=asker.tenant, sealed=sealed):
+            with step("job.submit", job__ids=list(jobs)):
+                saved = self.store.save(
+                    name, version, wishes, fates, jobs=jobs, tenant=asker.tenant, sealed=sealed, origin=asker.origin
+                )
+            if saved:
                 self.changed(name)
                 self.jobs.tickets.announce(Pool.DOWNLOAD, len(jobs))
                 return kept

@@ -9,6 +9,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 from api import wire
 from api.compat.gates import ReadyQuery, read_gate_names
 from api.gates.answers import GateAnswers
+from api.live.leaving import Leaving
 from api.problems import documented
 from api.routes.documented import reads
 from api.startup import StartupModels
@@ -39,8 +40,11 @@ def ready(
     readiness: NamedDependency[Readiness],
     startup: NamedDependency[StartupModels],
     gate_answers: NamedDependency[GateAnswers],
+    leaving: NamedDependency[Leaving],
 ) -> Response[wire.Readiness]:
     asked = read_gate_names(query.multi_items())
     missing = readiness.missing() | startup.missing() | {f"gate:{name}": gate_answers.lack(name) for name in asked}
+    if leaving.begun:
+        missing["process"] = leaving.lack()
     status = HTTP_503_SERVICE_UNAVAILABLE if any(missing.values()) else HTTP_200_OK
     return Response(readiness_view(missing), status_code=status)

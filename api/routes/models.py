@@ -71,7 +71,8 @@ def plan_models(
 )
 def list_hub_models(request: AnyRequest, body: RawBody, hubs: NamedDependency[Hubs]) -> ListedPage:
     asked = read_listing(body, request.headers.get("content-type"))
-    return listed_page(asked, hubs.list(asked, read_asker(request, "list", asked.hub, body).tenant))
+    asker = read_asker(request, "list", asked.hub, body)
+    return listed_page(asked, hubs.list(asked, asker.tenant, asker.origin))
 
 
 @get(

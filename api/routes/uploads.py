@@ -66,11 +66,12 @@ async def upload_model(
     long_work: NamedDependency[Executor],
 ) -> UploadedView:
     """A zip that holds at least one .xml and one .bin file. It is published as it is, and never replaces a model."""
-    tenant = read_asker(request, "upload", "").tenant
+    asker = read_asker(request, "upload", "")
     size = min(request.content_length or 0, upload_limits.most_bytes)
     with uploads.place() as file:
         await asyncio.get_running_loop().run_in_executor(long_work, uploads.prepare, size)
         form = await read_upload(request.receive, request.headers, file, upload_limits, long_work)
         upload = Upload(**msgspec.structs.asdict(form))
-        uploaded = await attended(request.receive, long_work, partial(uploads.publish, upload, tenant))
+        publish = partial(uploads.publish, upload, asker.tenant, origin=asker.origin)
+        uploaded = await attended(request.receive, long_work, publish)
     return uploaded_view(uploaded, places)

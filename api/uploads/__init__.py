@@ -32,6 +32,7 @@ from common.errors import (
     UploadRefused,
     is_disk_full,
 )
+from common.records import NOWHERE, Origin
 from common.spec import Destination, Digest, JobSpec, Manifest, Progress, RemoteFile, Source
 from common.store.jobs import JobStore
 from common.vocabulary import DigestAlgorithm, Format, Operation, Phase
@@ -99,7 +100,7 @@ class Uploads:
             self.volume.prepare()
             self._check_room(size)
 
-    def publish(self, upload: Upload, tenant: str, checkpoint: Checkpoint) -> Uploaded:
+    def publish(self, upload: Upload, tenant: str, checkpoint: Checkpoint, *, origin: Origin = NOWHERE) -> Uploaded:
         """Publish an upload as a model of its own, and note a completed job. Nothing is replaced, ever.
 
         `checkpoint` may raise to end it, until the model is in its place. Raises UploadRefused, UploadTooLarge,
@@ -114,7 +115,7 @@ class Uploads:
         with _disk_troubles():
             self._check_room(sum(member.file_size for member in members))
             publication = self._shown(upload, names, at, checkpoint)
-        return Uploaded(job_id=self._noted(names, publication, tenant), names=names)
+        return Uploaded(job_id=self._noted(names, publication, tenant, origin), names=names)
 
     def _check_room(self, size: int) -> None:
         if shutil.disk_usage(self.volume.work).free < size + self.spare_bytes:
@@ -179,7 +180,7 @@ class Uploads:
         store.save(artefact)
         return artefact
 
-    def _noted(self, names: UploadNames, publication: Publication, tenant: str) -> str:
+    def _noted(self, names: UploadNames, publication: Publication, tenant: str, origin: Origin) -> str:
         manifest = publication.manifest
         size, count = manifest.total_bytes, len(manifest.files)
         progress = Progress(phase=Phase.DONE, bytes_done=size, bytes_total=size, files_done=count, files_total=count)
@@ -192,7 +193,7 @@ class Uploads:
             "files": count,
         }
         try:
-            return self.store.add_completed(_spec(names), progress, result, tenant=tenant)
+            return self.store.add_completed(_spec(names), progress, result, tenant=tenant, origin=origin)
         except ServiceUnavailable as error:
             log.warning("upload.not_noted", extra={"model": names.model_name, "path": str(publication.path)})
             raise ServiceUnavailable(

@@ -143,6 +143,10 @@ class JobView(View, frozen=True):
     last_error_code: str | UnsetType = UNSET
     """Why the last attempt at the current stage ended badly; only while the job has not ended."""
     last_error: str | UnsetType = UNSET
+    requested_by: str | UnsetType = UNSET
+    """The name of the caller, where callers are known."""
+    trace_id: str | UnsetType = UNSET
+    """The trace in which the job was asked for, where there is one."""
 
 
 class JobPage(View, frozen=True):

@@ -17,6 +17,7 @@ from tests.web import Web, web
 ENDPOINTS = {
     ("get", "/health"),
     ("get", "/ready"),
+    ("get", "/metrics"),
     ("post", "/models/download"),
     ("post", "/models/plan"),
     ("post", "/models/list"),
@@ -47,6 +48,13 @@ ENDPOINTS = {
     ("put", "/limits/{limit_scope}/{name}"),
     ("delete", "/limits/{limit_scope}/{name}"),
     ("get", "/plugins"),
+    ("get", "/audit"),
+    ("get", "/whoami"),
+    ("get", "/keys"),
+    ("post", "/keys"),
+    ("get", "/keys/{key_id}"),
+    ("post", "/keys/{key_id}/rotate"),
+    ("delete", "/keys/{key_id}"),
     ("get", "/webhooks"),
     ("post", "/webhooks"),
     ("get", "/webhooks/{webhook_id}"),
@@ -104,6 +112,24 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
         assert all(parameter["required"] for parameter in parameters if parameter["in"] == "path")
 
 
+def test_every_operation_says_whether_it_wants_to_know_who_asks(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme.get("scheme") or scheme["name"]) for scheme in schemes.values()} == {
+        ("http", "bearer"),
+        ("apiKey", "X-API-Key"),
+    }
+    for _, path, operation in operations(document):
+        if path in {"/health", "/ready"}:
+            assert operation["security"] == []
+            assert not {"401", "403"} & operation["responses"].keys()
+            continue
+        assert operation["security"] == [{name: []} for name in schemes]
+        for status in ("401", "403"):
+            content = operation["responses"][status]["content"]["application/json"]
+            assert content["schema"]["$ref"].endswith("/Problem"), path
+    assert "admin" in document["paths"]["/keys"]["get"]["responses"]["403"]["description"]
+
+
 def test_every_schema_is_a_schema_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     schemas = list(walk(document, "schema")) + list(document["components"]["schemas"].values())
     assert len(schemas) > 20
@@ -147,7 +173,7 @@ def test_the_submission_is_documented_from_the_models_that_read_it(document: dic
         "validate_credentials",
         "target",
     }
-    assert set(submit["responses"]) == {"200", "400", "409", "413", "422", "503"}
+    assert set(submit["responses"]) == {"200", "400", "401", "403", "409", "413", "422", "429", "503"}
     assert set(submit["responses"]["200"]["headers"]) == {"Idempotent-Replayed"}
 
 

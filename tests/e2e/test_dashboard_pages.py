@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from api.client import Client
 from tests.browser import NARROW, Visitor, visiting
 from tests.dashboard_service import CONVERTED, LARGE, MEDIUM, MISSING, SMALL, DashboardService, wish
+from tests.integration.test_api_socket import process
+from tests.keyholders import ADMIN_KEY
 
 PAGES = {
     "overview": "/",
@@ -165,3 +169,60 @@ def test_a_form_of_another_site_is_refused(path: str, dashboard: DashboardServic
         answer = httpx.post(dashboard.origin + path, data=form, headers=foreign, trust_env=False)
         assert answer.status_code == 403
         assert "another site" in answer.text
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_somebody_logs_in_and_out(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts: bool
+) -> None:
+    monkeypatch.setenv("MODELFERRY_ACCESS", "required")
+    monkeypatch.setenv("MODELFERRY_ADMIN_KEY", ADMIN_KEY)
+    with process(tmp_path) as origin:
+        with Client(origin, api_key=ADMIN_KEY) as client:
+            key = client.add_key("Anna", "viewer")
+        with visiting(browser, origin, scripts=scripts) as visitor:
+            page = visitor.open("/ui/jobs?status=failed")
+            visitor.lands_on("/ui/login?next=/ui/jobs%3Fstatus%3Dfailed")
+            assert visitor.sideways() == []
+            if scripts:
+                assert visitor.grave_faults() == []
+            page.get_by_label("API key").fill("mistyped")
+            page.get_by_role("button", name="Log in").click()
+            expect(page.get_by_role("alert")).to_contain_text("lets nobody in")
+            page.get_by_label("API key").fill(str(key.key))
+            page.get_by_role("button", name="Log in").click()
+            visitor.lands_on("/ui/jobs?status=failed")
+            expect(page.get_by_text("Anna")).to_be_visible()
+            expect(page.get_by_role("link", name="New job")).to_have_count(0)
+            visitor.resize(NARROW)
+            assert visitor.sideways() == [], "on a phone"
+            if scripts:
+                assert visitor.grave_faults() == []
+                assert page.evaluate("document.cookie") == "", "no script can read it"
+            (cookie,) = page.context.cookies()
+            assert (cookie["httpOnly"], cookie["sameSite"], str(key.key) in cookie["value"]) == (True, "Strict", False)
+            page.get_by_role("button", name="Log out").click()
+            visitor.lands_on("/ui/login")
+            assert page.context.cookies() == []
+            page.goto(f"{origin}/ui/models")
+            visitor.lands_on("/ui/login?next=/ui/models")
+            visitor.assert_quiet("status of 401")
+
+
+def test_a_page_that_is_open_goes_to_the_form_when_its_key_is_revoked(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELFERRY_ACCESS", "required")
+    monkeypatch.setenv("MODELFERRY_ADMIN_KEY", ADMIN_KEY)
+    with process(tmp_path) as origin, Client(origin, api_key=ADMIN_KEY) as client:
+        key = client.add_key("Anna", "viewer")
+        with visiting(browser, origin) as visitor:
+            page = visitor.open("/ui/jobs")
+            page.get_by_label("API key").fill(str(key.key))
+            page.get_by_role("button", name="Log in").click()
+            visitor.lands_on("/ui/jobs")
+            client.revoke_key(key.id)
+            # Each part of the page that asks for itself may send the page there: one after the other.
+            expect(page).to_have_url(re.compile("/ui/login"), timeout=20_000)
+            expect(page.get_by_label("API key")).to_be_visible()
+            visitor.assert_quiet("status of 401")

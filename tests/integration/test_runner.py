@@ -206,7 +206,7 @@ def test_a_worker_that_goes_does_not_wait_for_the_database_for_ever(
     runner.drain()
     settling.join(2.0)
     assert settling.is_alive(), "nor does one that goes give up at once"
-    runner._draining_since -= 8.0
+    runner._hand_back_at -= 8.0
     settling.join(3.0)
     assert ended
     assert "stage.unsettled" in caplog.messages

@@ -53,6 +53,28 @@ def test_anything_else_opens_nothing(tmp_path: Path, harm: str) -> None:
     assert TOKEN not in str(lost.value)
 
 
+def test_a_note_is_read_for_its_purpose_alone(tmp_path: Path) -> None:
+    seal = Seal(KEY, tmp_path)
+    note = seal.note("a", b"words")
+    assert b"words" not in note
+    assert Seal(KEY, tmp_path).noted("a", note) == b"words"
+    for other in (note[:-1], note[1:], note[:5], b"", b"\x01" + note[1:], note[:-1] + bytes([note[-1] ^ 1])):
+        assert seal.noted("a", other) is None
+    assert seal.noted("b", note) is None
+    assert Seal(KEY[::-1], tmp_path).noted("a", note) is None
+    assert seal.noted("a", seal.close("a", GIVEN)) is None, "credentials are no note"
+    with pytest.raises(CredentialsLost):
+        seal.open("a", note)
+
+
+def test_a_note_needs_a_key(tmp_path: Path) -> None:
+    (tmp_path / "seal.key").write_bytes(b"short")
+    with pytest.raises(ServiceUnavailable):
+        Seal(None, tmp_path).note("a", b"words")
+    with pytest.raises(ServiceUnavailable):
+        Seal(None, tmp_path).noted("a", b"\x02" + bytes(40))
+
+
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     sealed = made(folder)
