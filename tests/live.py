@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -160,10 +161,11 @@ class Process:
             "MODELS_DIR": str(models_dir), "DATABASE_URL": database_url, "REDIS_URL": NOBODY,
             "HOST": "127.0.0.1", "PORT": str(self.port),
         }  # fmt: skip
+        # Not a pipe: one that nobody reads is full after some hundred requests, and holds the process.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read when the process has ended
         self.running = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "api.asgi"],
-            env={**os.environ, **own}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-W", "error", "-m", "api.asgi"], env={**os.environ, **own}, stderr=self._log, text=True
+        )
         self.log = ""
 
     @property
@@ -187,12 +189,20 @@ class Process:
         """Ask it to end; its exit code."""
         self.running.send_signal(signal.SIGTERM)
         try:
-            _, self.log = self.running.communicate(timeout=within_s)
+            code = self.running.wait(timeout=within_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"it has not ended within {within_s} s: {self.log}") from None
-        return self.running.returncode
+        self._read_log()
+        return code
 
     def kill(self) -> None:
         self.running.kill()
-        _, self.log = self.running.communicate()
+        self.running.wait()
+        self._read_log()
+
+    def _read_log(self) -> None:
+        if not self._log.closed:
+            self._log.seek(0)
+            self.log = self._log.read()
+            self._log.close()

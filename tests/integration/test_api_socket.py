@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,20 +33,24 @@ def process(models_dir: Path) -> Iterator[str]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    running = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "api.asgi"], env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
-    )
     address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address, running)
-        yield address
-        running.send_signal(signal.SIGTERM)
-        _, log = running.communicate(timeout=10)
-        assert running.returncode in {0, -signal.SIGTERM}, log
-        assert "Traceback" not in log
-    finally:
-        running.kill()
-        running.communicate()
+    # Not a pipe: one that nobody reads is full after some hundred requests, and holds the process.
+    with tempfile.TemporaryFile("w+") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "api.asgi"], env={**os.environ, **own}, stderr=log, text=True
+        )
+        try:
+            wait_for(address, running)
+            yield address
+            running.send_signal(signal.SIGTERM)
+            code = running.wait(timeout=10)
+            log.seek(0)
+            told = log.read()
+            assert code in {0, -signal.SIGTERM}, told
+            assert "Traceback" not in told
+        finally:
+            running.kill()
+            running.wait()
 
 
 def wait_for(address: str, running: subprocess.Popen[str]) -> None:
