@@ -22,24 +22,36 @@ class Cost:
     own_s: float = 0.0
     """In a process of ours, of whose threads one at a time runs Python."""
     other_s: float = 0.0
-    """In a process of the database, or in a child."""
+    """In a process of the database."""
+    child_s: float = 0.0
+    """In a process of its own, which shares nothing but the cores."""
     idle_s: float = 0.0
     serial: float = 0.0
-    """The share of all this, but for the client's, that only one in the whole service does at a time."""
+    """The share of it, but for the client's and the child's, that only one in the whole service does at a time."""
+    handover_s: float = 0.0
+    """How long that lock lies idle when another process gets it than the one that had it: SQLite's waiters sleep."""
+    contended: float = 0.0
+    """How much longer a process's own part takes while others wait in it and a core is free: its threads wake up there
+    and take the interpreter from each other."""
 
     def steps(self, world: World, process: Servers) -> Steps:
         """The operation in one of our processes."""
         yield from world.cores.work(self.client_s)
+        yield from world.cores.work(self.child_s)
         yield from self._part(world, process, 1 - self.serial)
         if self.serial:
             yield world.lock.take
+            if world.holder not in {None, process}:
+                yield world.clock.pause(self.handover_s)
+            world.holder = process
             yield from self._part(world, process, self.serial)
             world.lock.give()
 
     def _part(self, world: World, process: Servers, share: float) -> Steps:
         if self.own_s * share:
             yield process.take
-            yield from world.cores.work(self.own_s * share)
+            crowded = (process.has_waiting or world.lock.has_waiting) and world.cores.has_free
+            yield from world.cores.work(self.own_s * share * (1 + self.contended * crowded))
             process.give()
         yield from world.cores.work(self.other_s * share)
         if self.idle_s * share:
@@ -53,6 +65,8 @@ class World:
         self.clock = Clock()
         self.cores = Cores(self.clock, cores, slowdown)
         self.lock = Servers(self.clock, 1)
+        self.holder: Servers | None = None
+        """The process that had the lock last."""
 
     def process(self) -> Servers:
         """A process of ours: one thread of it runs Python at a time."""
@@ -88,16 +102,25 @@ def loop(world: World, process: Servers, cost: Cost, done: list[int], *, until: 
         done[0] += 1
 
 
-def of_requests(alone: Point, many: Point, machine: Machine) -> Cost:
-    """A request's: processor time under load, idle time as one client alone has it, and how much of it is serial."""
-    idle_ms = alone["mean_ms"] - alone["api_cpu_ms"] - alone["database_cpu_ms"]
+def of_requests(alone: Point, many: Point, machine: Machine, handover_s: float | None = None) -> Cost:
+    """A request's, as one client alone has it, and how much more it takes in a crowd.
+
+    With `handover_s` it writes to SQLite: one at a time in the whole service.
+    """
+    idle_ms = alone["mean_ms"] - alone["api_cpu_ms"] - alone["database_cpu_ms"] - alone["client_cpu_ms"]
     cost = Cost(
-        client_s=many["client_cpu_ms"] / 1000,
-        own_s=many["api_cpu_ms"] / 1000,
-        other_s=many["database_cpu_ms"] / 1000,
+        client_s=alone["client_cpu_ms"] / 1000,
+        own_s=alone["api_cpu_ms"] / 1000,
+        other_s=alone["database_cpu_ms"] / 1000,
         idle_s=max(0.0, idle_ms) / 1000,
+        serial=0.0 if handover_s is None else 1.0,
+        handover_s=handover_s or 0.0,
     )
-    return fitted(cost, many["per_s"], lambda tried: machine.rate(tried, processes=1, loops=many["clients"]))
+
+    def rate(contended: float) -> float:
+        return machine.rate(replace(cost, contended=contended), processes=1, loops=many["clients"])
+
+    return replace(cost, contended=_sought(rate, many["per_s"], most=4.0))
 
 
 def of_stages(alone: Point, many: Point, machine: Machine) -> Cost:
@@ -107,6 +130,35 @@ def of_stages(alone: Point, many: Point, machine: Machine) -> Cost:
         cost = _idle_fitted(cost, alone, machine)
         cost = fitted(cost, many["per_s"], lambda tried: machine.rate(tried, processes=1, loops=many["slots"] + 1))
     return cost
+
+
+def of_sqlite_stages(many: Point, two: Point, machine: Machine) -> Cost:
+    """The same on SQLite, where one writes at a time: idle time fits one worker, and the handover two of them."""
+    loops = many["slots"] + 1
+    cost = Cost(own_s=many["worker_cpu_ms"] / 1000, serial=1.0)
+    idle_s = _sought(
+        lambda tried: machine.rate(replace(cost, idle_s=tried), processes=1, loops=loops),
+        many["per_s"],
+        most=1 / many["per_s"],
+    )
+    cost = replace(cost, idle_s=idle_s)
+    handover_s = _sought(
+        lambda tried: machine.rate(replace(cost, handover_s=tried), processes=2, loops=loops),
+        two["per_s"],
+        most=4 / two["per_s"],
+    )
+    return replace(cost, handover_s=handover_s)
+
+
+def _sought(rate: Callable[[float], float], per_s: float, *, most: float) -> float:
+    """The value with which the measured rate comes out, which is the lower the larger the value is."""
+    least = 0.0
+    if rate(least) <= per_s:
+        return least
+    for _ in range(_ROUNDS):
+        middle = (least + most) / 2
+        least, most = (middle, most) if rate(middle) > per_s else (least, middle)
+    return (least + most) / 2
 
 
 def fitted(cost: Cost, per_s: float, rate: Callable[[Cost], float]) -> Cost:

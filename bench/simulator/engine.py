@@ -112,6 +112,16 @@ class Servers:
         return self._busy.level
 
     @property
+    def has_free(self) -> bool:
+        """Whether one of several servers has nobody now."""
+        return self.count > 1 and self._busy.level < self.count
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether somebody waits now."""
+        return bool(self._waiting)
+
+    @property
     def utilisation(self) -> float:
         """The share of all servers' time in which they had somebody."""
         return self._busy.mean() / self.count

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench.simulator.costs import SECONDS, Cost, Machine, Point, find, loop, of_requests, of_stages
+from bench.simulator.costs import (
+    SECONDS,
+    Cost,
+    Machine,
+    Point,
+    find,
+    loop,
+    of_requests,
+    of_sqlite_stages,
+    of_stages,
+)
 from bench.simulator.engine import Servers, Step
 
 LINGER_S = 0.4
@@ -30,18 +40,47 @@ class Verdict:
 def verdicts(points: Sequence[Point], machine: Machine) -> Iterator[Verdict]:
     """Every scenario whose points are there."""
     for database in ("sqlite", "postgres"):
-        costs = {part: _request(points, part, database, machine) for part in ("submit", "poll")}
+        stage = stage_cost(points, database, machine)
+        costs = {part: request_cost(points, part, database, machine, stage) for part in ("submit", "poll")}
         for part, cost in costs.items():
             yield from _requests(points, part, database, machine, cost)
         if costs["submit"] and costs["poll"]:
             yield from _mixed(points, database, machine, costs["submit"], costs["poll"])
-        yield from _stages(points, database, machine)
+        if stage:
+            yield from _stages(points, database, machine, stage)
 
 
-def _request(points: Sequence[Point], part: str, database: str, machine: Machine) -> Cost | None:
+def request_cost(
+    points: Sequence[Point], part: str, database: str, machine: Machine, stage: Cost | None
+) -> Cost | None:
+    """What a request costs, where it was measured."""
     alone = find(points, part, database=database, apis=1, clients=1)
     many = next((point for point in points if _is_flat_out(point, part, database, 1)), None)
-    return of_requests(alone, many, machine) if alone and many else None
+    writes = part == "submit" and database == "sqlite" and stage
+    return of_requests(alone, many, machine, stage.handover_s if writes else None) if alone and many else None
+
+
+def stage_cost(points: Sequence[Point], database: str, machine: Machine) -> Cost | None:
+    """What a stage costs that does nothing, where it was measured."""
+    alone = find(points, "claims", database=database, workers=1, slots=1)
+    many = find_crowd(points, database, 1)
+    two = find_crowd(points, database, 2)
+    if database == "sqlite":
+        return of_sqlite_stages(many, two, machine) if many and two else None
+    return of_stages(alone, many, machine) if alone and many else None
+
+
+def find_crowd(points: Sequence[Point], database: str, workers: int) -> Point | None:
+    """The claims of so many workers with several slots."""
+    return next(
+        (
+            point
+            for point in points
+            if (point["part"], point.get("database"), point.get("workers")) == ("claims", database, workers)
+            and point["slots"] > 1
+        ),
+        None,
+    )
 
 
 def _is_flat_out(point: Point, part: str, database: str, apis: int) -> bool:
@@ -82,23 +121,20 @@ def _mixed(points: Sequence[Point], database: str, machine: Machine, submit: Cos
     yield Verdict(f"submit {database}, beside {point['pollers']} pollers", "/s", done[0] / SECONDS, point["per_s"])
 
 
-def _stages(points: Sequence[Point], database: str, machine: Machine) -> Iterator[Verdict]:
-    alone = find(points, "claims", database=database, workers=1, slots=1)
-    many = next((p for p in points if (p["part"], p.get("database"), p.get("workers")) == ("claims", database, 1)
-                 and p["slots"] > 1), None)  # fmt: skip
-    if not alone or not many:
-        return
-    cost = of_stages(alone, many, machine)
+def _stages(points: Sequence[Point], database: str, machine: Machine, cost: Cost) -> Iterator[Verdict]:
+    used = 2 if database == "sqlite" else 1
     for workers in (1, 2, 4):
-        point = find(points, "claims", database=database, workers=workers, slots=many["slots"])
+        point = find_crowd(points, database, workers)
         if point:
             foretold = machine.rate(cost, processes=workers, loops=point["slots"] + 1)
-            yield Verdict(f"claims {database}, {workers} workers", "/s", foretold, point["per_s"], fitted=workers == 1)
+            yield Verdict(
+                f"claims {database}, {workers} workers", "/s", foretold, point["per_s"], fitted=workers <= used
+            )
     child = find(points, "child", database=database)
     if child:
         # What a stage with a child costs more than one without is used by the child.
         more = max(0.0, child["worker_cpu_ms"] + child["database_cpu_ms"] - 1000 * (cost.own_s + cost.other_s))
-        whole = replace(cost, other_s=cost.other_s + more / 1000)
+        whole = replace(cost, child_s=more / 1000)
         foretold = machine.rate(whole, processes=1, loops=child["slots"] + 1)
         yield Verdict(f"stages with a child {database}, 1 worker", "/s", foretold, child["per_s"])
         for workers in (1, 2):

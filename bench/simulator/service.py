@@ -6,10 +6,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.simulator.costs import Cost, Machine, Point, World, find, of_requests, of_stages
+from bench.simulator.costs import Cost, Machine, Point, World, find
 from bench.simulator.engine import Servers, Step, Wires, quantile
+from bench.simulator.scenarios import find_crowd, request_cost, stage_cost
 
-_SLICE_S = 0.5
+_SLICE_S = 0.01
+"""Who has worked for so long on a core lets others have it, as the system sees to it."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,23 @@ class Prices:
     def of(cls, points: Sequence[Point], machine: Machine, plan: Plan) -> Prices:
         """Raises KeyError, which names a part, where that was not measured."""
 
-        def request(part: str) -> Cost:
-            alone = _needed(points, part, database=plan.database, apis=1, clients=1)
-            many = _needed(points, part, database=plan.database, apis=1, clients=16)
-            return replace(of_requests(alone, many, machine), client_s=0.0)
+        stage = stage_cost(points, plan.database, machine)
+        if stage is None:
+            raise KeyError("claims")
 
-        one = _needed(points, "claims", database=plan.database, workers=1, slots=1)
-        four = _needed(points, "claims", database=plan.database, workers=1, slots=4)
+        def request(part: str) -> Cost:
+            cost = request_cost(points, part, plan.database, machine, stage)
+            if cost is None:
+                raise KeyError(part)
+            return replace(cost, client_s=0.0)
+
+        four = find_crowd(points, plan.database, 1) or {}
         child = _needed(points, "child", database=plan.database)
-        stage = of_stages(one, four, machine)
         more = child["worker_cpu_ms"] - four["worker_cpu_ms"]
         return cls(
             submit=request("submit"),
             poll=request("poll"),
-            stage=replace(stage, other_s=stage.other_s + max(0.0, more) / 1000),
+            stage=replace(stage, child_s=max(0.0, more) / 1000),
             move_cpu_s_per_gb=_needed(points, "moving")["cpu_s_per_gb"],
             convert_s_per_gb=_convert_s_per_gb(points, plan.precision),
         )

@@ -1,12 +1,16 @@
 """The simulator of bench/ against what is known in closed form, and against what must hold of any simulation."""
 
+import json
 import math
 import random
 from collections.abc import Iterator
 
 import pytest
 
+from bench.simulate import RESULTS, measured_machine
+from bench.simulator.costs import Cost, Machine
 from bench.simulator.engine import Clock, Cores, Servers, Step, Wires, quantile
+from bench.simulator.service import Plan, Prices, simulate
 
 
 def queue(
@@ -131,3 +135,31 @@ class TestWires:
     def test_the_slowest_wire_counts(self) -> None:
         slow, fast = {"hub": 10.0, "volume": 4.0}, {"volume": 4.0}
         assert self.moved((20.0, slow), (20.0, fast)) == [pytest.approx(10.0), pytest.approx(10.0)]
+
+
+class TestCosts:
+    def test_a_lock_that_changes_hands_lies_idle_in_between(self) -> None:
+        machine, write = Machine(cores=4, slowdown=1.0), Cost(own_s=0.001, serial=1.0, handover_s=0.001)
+        assert machine.rate(write, processes=1, loops=4) == pytest.approx(1000, rel=0.01)
+        assert machine.rate(write, processes=2, loops=1) == pytest.approx(500, rel=0.01)
+
+    def test_threads_of_one_process_are_in_each_others_way_where_a_core_is_free(self) -> None:
+        read = Cost(own_s=0.001, contended=0.5)
+        assert Machine(2, 1.0).rate(read, processes=1, loops=1) == pytest.approx(1000, rel=0.01)
+        assert Machine(2, 1.0).rate(read, processes=1, loops=8) == pytest.approx(1000 / 1.5, rel=0.01)
+        assert Machine(1, 1.0).rate(read, processes=1, loops=8) == pytest.approx(1000, rel=0.01)
+
+    def test_the_work_of_a_child_needs_no_lock(self) -> None:
+        stage = Cost(own_s=0.001, child_s=0.003, serial=1.0)
+        assert Machine(4, 1.0).rate(stage, processes=1, loops=8) == pytest.approx(1000, rel=0.02)
+
+
+def test_a_service_whose_line_is_full_says_so() -> None:
+    """With what was measured: two models of a gigabyte each second do not go through a line for an eighth of one."""
+    report = json.loads(RESULTS.read_text())
+    machine, plan = measured_machine(report), Plan(seconds=60, jobs_per_s=2, gb=1)
+    outcome = simulate(plan, Prices.of(report["points"], machine, plan), machine)
+    told = outcome.report(plan.seconds)
+    assert told["first_to_fill_up"] in {"the line to the hub", "download slots"}
+    assert outcome.used["the line to the hub"] == pytest.approx(1, abs=0.05)
+    assert 0 < outcome.done < outcome.came
