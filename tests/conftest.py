@@ -34,8 +34,10 @@ ALONE = {
 
 SLOW = {
     "e2e": {
+        "test_backup",
         "test_conversion_kills",
         "test_crashes",
+        "test_draining",
         "test_memory",
         "test_recovery",
         "test_rolling_upgrade",
@@ -43,10 +45,10 @@ SLOW = {
         "test_tracing",
     },
     "hostile": {"test_planted_secrets"},
-    "integration": {"test_runner"},
+    "integration": {"test_clocks", "test_runner"},
 }
 """Whole services under faults, which `make test-slow` runs."""
-SLOW_ON_POSTGRES = {"test_clocks", "test_store_model"}
+SLOW_ON_POSTGRES = {"test_store_model"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

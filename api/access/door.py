@@ -93,4 +93,5 @@ def _admit(caller: Caller, operation: str, method: str) -> None:
         return
     if caller.way is Way.NOBODY:
         raise Unauthenticated("Say who you are: send an API key as 'Authorization: Bearer mf_...'.")
-    raise Forbidden(f"This needs the role '{role}'; '{caller.name}' has '{caller.role}'.")
+    has = f"has '{caller.role}'" if caller.role else "has none"
+    raise Forbidden(f"This needs the role '{role}'; '{caller.name}' {has}.")
