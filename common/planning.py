@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from common.addresses import without_logins
 from common.errors import InvalidSpec, PluginUnavailable, SourceUnsafe
 from common.plugins import ConverterPlugin, HubPlugin
 from common.spec import Destination, JobSpec, MemoryRule, Question, Source, Spec, Target, check_file_path
@@ -325,7 +326,7 @@ def _download(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         parted=parted,
         shelf=folder if hub.shows_folder else shelf,
         priority=wish.priority,
-        config=wish.config,
+        config=without_logins(wish.config),
     )
 
 
@@ -383,7 +384,7 @@ def _conversion(wish: Wish, hub: HubPlugin[Any], offer: Offer) -> JobSpec:
         ready_made=converter.ready_made(source, target, options) if converter.ready_made else None,
         together=bool(converter.together and converter.together(target, options)),
         priority=wish.priority,
-        config=wish.config,
+        config=without_logins(wish.config),
     )
 
 

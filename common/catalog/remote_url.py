@@ -1,9 +1,8 @@
 """What may be asked of hub `remote-url`: an archive at an address that the operator allows."""
 
-from urllib.parse import urlsplit, urlunsplit
-
 import msgspec
 
+from common.addresses import without_login
 from common.plugins import ConfigKey, HubPlugin
 from common.spec import Spec
 from common.vocabulary import Format
@@ -22,17 +21,7 @@ class RemoteUrlOptions(Spec, frozen=True):
     def __post_init__(self) -> None:
         # The hub refuses such an address, and the job that it fails shows it: without the password.
         if self.url is not None:
-            msgspec.structs.force_setattr(self, "url", _without_login(self.url))
-
-
-def _without_login(url: str) -> str:
-    """The address with `***` for user name and password; what cannot be taken apart loses all before the @."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return f"***@{url.rpartition('@')[2]}" if "@" in url else url
-    login, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"***@{host}")) if at and login != "***" else url
+            msgspec.structs.force_setattr(self, "url", without_login(self.url))
 
 
 REMOTE_URL = HubPlugin(
