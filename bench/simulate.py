@@ -1,11 +1,12 @@
 """Simulates a service: where its next limit lies, from what was measured of its parts.
 
-    python -m bench.simulate --check bench/results/capacity.json [--within 0.25]
+    python -m bench.simulate --check bench/results/capacity.json [--within 0.3]
     python -m bench.simulate --jobs-per-s 0.5 --gb 2 --converted 0.3 --pollers 500 --apis 2 --download-workers 2
 
 `--check` foretells what was measured from end to end (two web processes, two and four workers, a burst on the slots of
 a pool, POSTs beside pollers) from the parts (processor time, idle time and rate of one), prints the error of each, and
 ends with 1 if one is larger than `--within`. Rows that a parameter was fitted to are shown, and count for nothing.
+The same measurement twice differs by up to a third where more processes run than there are cores: less would be luck.
 
 Otherwise it runs the service that the options describe, all on one machine like the measured one (`--cores` gives it
 others), and prints JSON: jobs a second, how long they wait and last, the share of the time in which each resource was
@@ -63,7 +64,7 @@ def _check(report: dict[str, Any], machine: Machine, within: float) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, nargs="?", const=RESULTS, help="compare with these results")
-    parser.add_argument("--within", type=float, default=0.25, help="the largest error that passes")
+    parser.add_argument("--within", type=float, default=0.3, help="the largest error that passes")
     parser.add_argument("--measured", type=Path, default=RESULTS, help="the results to take costs from")
     parser.add_argument("--cores", type=int, help="of the simulated machine")
     for field in fields(Plan):
