@@ -149,7 +149,7 @@ class _Pod(asyncio.Protocol):
         assert self._transport is not None
         self._asked.append(probe)
         last = "Connection: close\r\n" if close else ""
-        self._transport.write(f"GET /gates/{probe.gate} HTTP/1.1\r\nHost: bench\r\n{last}\r\n".encode())
+        self._transport.write(f"GET /gates/{probe.gate} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
         self._read += data

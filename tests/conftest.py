@@ -45,7 +45,13 @@ SLOW = {
         "test_tracing",
     },
     "hostile": {"test_planted_secrets"},
-    "integration": {"test_clocks", "test_runner"},
+    "integration": {
+        "test_clocks",
+        "test_events_streams",
+        "test_hls_conversion",
+        "test_runner",
+        "test_transfer_allowance",
+    },
 }
 """Whole services under faults, which `make test-slow` runs."""
 SLOW_ON_POSTGRES = {"test_store_model"}
