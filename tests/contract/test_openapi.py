@@ -173,7 +173,7 @@ def test_the_submission_is_documented_from_the_models_that_read_it(document: dic
         "validate_credentials",
         "target",
     }
-    assert set(submit["responses"]) == {"200", "400", "401", "403", "409", "413", "422", "429", "503"}
+    assert set(submit["responses"]) == {"200", "400", "401", "403", "409", "413", "421", "422", "429", "503"}
     assert set(submit["responses"]["200"]["headers"]) == {"Idempotent-Replayed"}
 
 
