@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 import psycopg
 
-from bench.queue_parts.ground import Ground, Size
 from bench.queue_parts.processes import Processes
 from bench.queue_parts.rows import Rows
 from tests.databases import postgres_url, sqlite_url
@@ -93,13 +92,6 @@ class Site:
                 yield rows
             finally:
                 rows.close()
-
-    def queue_ground(self, database: str) -> Ground:
-        """The same ground as the parts of the queue's measurement know it."""
-        ground = Ground.__new__(Ground)
-        ground.size, ground.processes = Size(), self.processes
-        ground.databases = (database,)
-        return ground
 
 
 class Costs:

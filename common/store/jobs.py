@@ -470,8 +470,8 @@ def _record(row: AnyRow) -> JobRecord:
         stage=None if row.stage_kind not in KNOWN_KINDS else StageKind(row.stage_kind),
         stage_state=None if row.stage_state is None else StageState(row.stage_state),
         attempt=row.attempt or 0,
-        progress=_progress(row.progress),
-        fetched=_progress(row.fetched),
+        progress=shown_progress(row.progress),
+        fetched=shown_progress(row.fetched),
         error_code=row.error_code,
         error=row.error,
         hint=row.hint,
@@ -505,10 +505,6 @@ def _attempts(events: Sequence[AnyRow]) -> list[AttemptRecord]:
                 error=row.note if row.code else None,
             )
     return list(found.values())
-
-
-def _progress(raw: dict[str, Any] | None) -> Progress | None:
-    return shown_progress(raw)
 
 
 def _worker(row: AnyRow) -> WorkerRecord:
