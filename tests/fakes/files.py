@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from types import TracebackType
-from typing import Self
 
 from tests.fakes.exchange import Reply, Request, reply_with, reply_with_file
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 MODIFIED = "Wed, 21 Oct 2026 07:28:00 GMT"
 
 
-class FakeFiles:
+class FakeFiles(OnLoopback):
     """Serves `files` by their paths. Start it, or use it as a context manager. It speaks http; put TLS before it.
 
     `redirects` lead from a path to an address. `identified` says which headers tell one version from another.
@@ -37,15 +35,6 @@ class FakeFiles:
     @property
     def url(self) -> str:
         return f"http://{self._server.host}:{self.port}"
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def add_fault(self, fault: Fault) -> ArmedFault:
         return self.faults.add(fault)

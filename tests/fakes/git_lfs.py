@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 from tests.fakes.exchange import Reply, Request, reply_with, reply_with_file, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
 from tests.fakes.hf_repository import Blob, Commit, Content, LfsPolicy, Repository, git_oid
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.signed_urls import UrlSigner
 from tests.fakes.traffic import RequestLog
 
@@ -25,7 +22,7 @@ LARGE_FILES = LfsPolicy(patterns=("*.xml", "*.bin", "*.json"), threshold_bytes=1
 MOST_AT_ONCE = 100
 
 
-class FakeForge:
+class FakeForge(OnLoopback):
     """Serves `owner/name` from memory. Start it, or use it as a context manager.
 
     `quota` is how many questions the API still answers, `header` what each request for a large file must carry.
@@ -62,17 +59,8 @@ class FakeForge:
     def storage_url(self) -> str:
         return f"http://{self._storage.host}:{self._storage.port}"
 
-    def __enter__(self) -> Self:
-        with ExitStack() as started:
-            started.enter_context(self._forge)
-            started.enter_context(self._storage)
-            self._stack = started.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def servers(self) -> tuple[LoopbackServer, ...]:
+        return (self._forge, self._storage)
 
     def add_fault(self, fault: Fault) -> ArmedFault:
         return self.faults.add(fault)

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TextIO
+from typing import Literal, TextIO
 from urllib.parse import parse_qs, quote
 
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file, reply_with_json
@@ -33,7 +32,7 @@ from tests.fakes.hf_refusals import (
     token_unknown,
 )
 from tests.fakes.hf_repository import Blob, Commit, Content, Gated, LfsPolicy, Repository, files_below
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.signed_urls import UrlSigner
 from tests.fakes.traffic import RequestLog
 
@@ -43,7 +42,7 @@ SMALL_PAGE = 5
 HUB_PAGE = 1000
 
 
-class FakeHuggingFace:
+class FakeHuggingFace(OnLoopback):
     """Serves repositories that live in memory or on disk. Start it, or use it as a context manager.
 
     `tokens` maps each valid token to the gated and private repositories it opens.
@@ -91,23 +90,8 @@ class FakeHuggingFace:
     def cdn_endpoint(self) -> str:
         return f"http://{self._cdn.host}:{self._cdn.port}"
 
-    def start(self) -> None:
-        self._hub.start()
-        self._cdn.start()
-
-    def stop(self) -> None:
-        """Close both ports and all connections. Repositories, requests, faults and port numbers stay."""
-        self._hub.stop()
-        self._cdn.stop()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    def servers(self) -> tuple[LoopbackServer, ...]:
+        return (self._hub, self._cdn)
 
     def add_repo(
         self,

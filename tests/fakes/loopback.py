@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +24,45 @@ CHUNK_BYTES = 256 * 1024
 Answer = Callable[[Request], Reply]
 
 
-class LoopbackServer:
+class _Standing:
+    """What is started and stopped."""
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class OnLoopback(_Standing):
+    """Stands on one server on loopback, or on several. Start it, or use it as a context manager."""
+
+    _server: LoopbackServer
+
+    def servers(self) -> Iterable[LoopbackServer]:
+        """What starts and stops together."""
+        return (self._server,)
+
+    def start(self) -> None:
+        for server in self.servers():
+            server.start()
+
+    def stop(self) -> None:
+        """Close all ports and connections. What was put there, the faults, and the port numbers stay."""
+        for server in self.servers():
+            server.stop()
+
+
+class LoopbackServer(_Standing):
     """One listening port. It may be stopped and started again, and keeps its port when it is."""
 
     def __init__(
@@ -69,15 +107,6 @@ class LoopbackServer:
         for thread in threads:
             thread.join(timeout=5)
         self._listener = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _spawn(self, work: Callable[[socket.socket], None], subject: socket.socket) -> None:
         thread = threading.Thread(target=self._work, args=(work, subject), name=f"fake-{self.origin}", daemon=True)

@@ -7,8 +7,7 @@ import hmac
 import json
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from tests.fakes.exchange import Reply, Request, reply_with_json
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 _ISSUER = "/realms/models"
@@ -58,7 +57,7 @@ def ed_key(name: str) -> Key:
 
 
 @dataclass
-class Provider:
+class Provider(OnLoopback):
     """Use it as a context. What it says of itself can be spoilt: `description` and `answer` win over the truth."""
 
     keys: list[Key] = field(default_factory=lambda: [rsa_key("first")])
@@ -69,15 +68,6 @@ class Provider:
 
     def __post_init__(self) -> None:
         self._server = LoopbackServer("provider", self._reply, self.log)
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def go_away(self) -> None:
         self._server.stop()

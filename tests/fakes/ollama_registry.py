@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.signed_urls import UrlSigner
 from tests.fakes.traffic import RequestLog
 
@@ -95,7 +94,7 @@ class Tokens:
             return True
 
 
-class FakeOllamaRegistry:
+class FakeOllamaRegistry(OnLoopback):
     """Serves models that live in memory. Start it, or use it as a context manager."""
 
     def __init__(
@@ -129,16 +128,8 @@ class FakeOllamaRegistry:
         """Host and port, as they may stand in the name of a model."""
         return f"{self._front.host}:{self._front.port}"
 
-    def __enter__(self) -> Self:
-        self._front.start()
-        self._storage.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._front.stop()
-        self._storage.stop()
+    def servers(self) -> tuple[LoopbackServer, ...]:
+        return (self._front, self._storage)
 
     def add_model(
         self, name: str, parts: Parts, *, tag: str = "latest", config: Mapping[str, object] | None = None

@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.fakes.exchange import Pause, Piece, Reply, Request, reply_with, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 Line = Mapping[str, object]
@@ -34,7 +33,7 @@ class Offer:
     """The server reports success, and has nothing then."""
 
 
-class FakeOllamaServer:
+class FakeOllamaServer(OnLoopback):
     """Models by their names in full, such as `llama3.2:latest`. Start it, or use it as a context manager."""
 
     def __init__(self) -> None:
@@ -47,18 +46,6 @@ class FakeOllamaServer:
     @property
     def endpoint(self) -> str:
         return f"http://{self._server.host}:{self._server.port}"
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
-
-    def stop(self) -> None:
-        self._server.stop()
 
     def add_fault(self, fault: Fault) -> ArmedFault:
         return self.faults.add(fault)

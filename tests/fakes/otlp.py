@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -19,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from tests.fakes.exchange import Reply, Request, reply_with
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 
@@ -41,7 +40,7 @@ class CollectedSpan:
     """The spans that it refers to: `trace/span`."""
 
 
-class Collector:
+class Collector(OnLoopback):
     """A server on loopback."""
 
     def __init__(self, log: RequestLog | None = None) -> None:
@@ -50,15 +49,6 @@ class Collector:
         self._server = LoopbackServer("collector", self._answer, self.log)
         self._spans: list[CollectedSpan] = []
         self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     @property
     def url(self) -> str:

@@ -6,19 +6,17 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from common.catalog.registry import Catalog
 from common.plugins import Access
 from tests.contract.places import MODEL, SECRET, Place
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 
-class FakeShelf:
+class FakeShelf(OnLoopback):
     """Serves models to whoever has its token; with no token, to all. Start it, or use it as a context manager.
 
     `/index.json` names the models, `/<name>/<channel>.json` the files of one, which lie below `/<name>/<revision>/`.
@@ -36,15 +34,6 @@ class FakeShelf:
     @property
     def url(self) -> str:
         return f"http://{self._server.host}:{self._server.port}"
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def add(self, name: str, files: Mapping[str, bytes], *, revision: str = "1", channel: str = "released") -> None:
         """Put a model on the shelf, or another revision of it in the place of the one before."""

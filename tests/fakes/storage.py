@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from types import TracebackType
-from typing import Self
 
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 MISSING_PAGE = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Nothing here.</body></html>\n" * 40
 
 
-class FakeStorage:
+class FakeStorage(OnLoopback):
     """Files by their path, and paths that lead elsewhere. Knows GET and HEAD."""
 
     def __init__(self, *, bytes_per_s: int | None = None) -> None:
@@ -33,15 +31,6 @@ class FakeStorage:
 
     def trouble(self, fault: Fault) -> ArmedFault:
         return self.faults.add(fault)
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def _answer(self, request: Request) -> Reply:
         if request.method not in {"GET", "HEAD"}:

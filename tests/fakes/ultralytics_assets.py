@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
 
 from tests.fakes.exchange import Pace, Reply, Request, reply_with, reply_with_file, reply_with_json
 from tests.fakes.faults import ArmedFault, Fault, FaultPlan
 from tests.fakes.hf_repository import Blob, Content
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.signed_urls import UrlSigner
 from tests.fakes.traffic import RequestLog
 
@@ -29,7 +28,7 @@ class Release:
     ids: dict[str, int] = field(default_factory=dict)
 
 
-class FakeUltralyticsAssets:
+class FakeUltralyticsAssets(OnLoopback):
     """Three ports: `api`, `hub` with the downloads, and `cdn`, to whose signed addresses the downloads redirect.
 
     `described` is how many assets the description of a release names; the others are on the pages of its list only.
@@ -62,14 +61,8 @@ class FakeUltralyticsAssets:
     def settings(self) -> dict[str, str]:
         return {"ULTRALYTICS_ASSETS_URL": self.assets_url, "ULTRALYTICS_RELEASES_URL": self.releases_url}
 
-    def __enter__(self) -> Self:
-        for server in self._servers.values():
-            server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for server in self._servers.values():
-            server.stop()
+    def servers(self) -> tuple[LoopbackServer, ...]:
+        return tuple(self._servers.values())
 
     def add(self, files: Mapping[str, Content], *, tag: str = WEIGHTS, digests: bool = True) -> None:
         """Hang files on a release; one that is there is replaced, and becomes another asset."""

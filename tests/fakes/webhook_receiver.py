@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from standardwebhooks import Webhook
 
 from tests.fakes.exchange import Reply, Request, reply_with
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 OK = reply_with(204)
@@ -42,7 +41,7 @@ class Letter:
         return read
 
 
-class WebhookReceiver:
+class WebhookReceiver(OnLoopback):
     """A server on loopback. `answers` are given in turn; after the last one, everything is taken."""
 
     def __init__(self, *answers: Reply, log: RequestLog | None = None) -> None:
@@ -52,15 +51,6 @@ class WebhookReceiver:
         self._letters: list[Letter] = []
         self._lock = threading.Lock()
         self.otherwise: Callable[[Request], Reply] = lambda _request: OK
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     @property
     def host(self) -> str:

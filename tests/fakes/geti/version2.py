@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from tests.fakes.exchange import Reply, Request, reply_with, reply_with_json
@@ -11,14 +10,14 @@ from tests.fakes.geti import documents2
 from tests.fakes.geti.exports import reply_with_zip
 from tests.fakes.geti.shelves import Architecture, Export, Shelf, Training, new_id
 from tests.fakes.geti.tls import Identity, TlsServer
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 TOKEN = "geti_pat_fake"
 PAGE = b"<!doctype html><html><body>Geti</body></html>"
 
 
-class FakeGeti2:
+class FakeGeti2(OnLoopback):
     """Serves the shelves of one workspace. `form` is how the end of a download is told."""
 
     def __init__(self, identity: Identity | None = None, *, form: str = "chunked", most_per_page: int = 50) -> None:
@@ -47,15 +46,6 @@ class FakeGeti2:
     @property
     def workspace(self) -> str:
         return next(iter(self.workspaces))
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def add(self, *shelves: Shelf) -> Self:
         self.shelves += shelves

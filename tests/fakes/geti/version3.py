@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from tests.fakes.exchange import Reply, Request, reply_with, reply_with_json
@@ -10,11 +9,11 @@ from tests.fakes.faults import ArmedFault, Fault, FaultPlan
 from tests.fakes.geti.exports import reply_with_zip
 from tests.fakes.geti.shelves import Export, Shelf, Training
 from tests.fakes.geti.version2 import PAGE
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopback import LoopbackServer, OnLoopback
 from tests.fakes.traffic import RequestLog
 
 
-class FakeGeti3:
+class FakeGeti3(OnLoopback):
     """Serves shelves. It asks for no token, and shows its web page at every address that it does not know."""
 
     def __init__(self) -> None:
@@ -27,15 +26,6 @@ class FakeGeti3:
     def host(self) -> str:
         """The value of GETI_HOST."""
         return f"http://localhost:{self._server.port}"
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     def add(self, *shelves: Shelf) -> Self:
         self.shelves += shelves
