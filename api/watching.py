@@ -12,6 +12,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access.door import operation_of
+from api.caller import SAFE
 from common import tracing
 from common.log import about, known
 from common.tracing.spans import Value, begun, named
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-Id"
 _USABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PROBES = frozenset({"health", "ready", "metrics"})
 """Asked every few seconds by machines: a trace of each would tell nobody anything."""
 _WATCH = "watch"
@@ -116,7 +116,7 @@ def _tell(scope: Scope, watch: _Watch) -> None:
     name = None if caller is None else caller.name
     _end(watch, name)
     method = str(scope.get("method", ""))
-    level = logging.DEBUG if method in _READS or "route_handler" not in scope else logging.INFO
+    level = logging.DEBUG if method in SAFE or "route_handler" not in scope else logging.INFO
     if not log.isEnabledFor(level):
         return
     place = watch.span.place

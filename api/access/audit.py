@@ -17,6 +17,7 @@ from msgspec import structs
 from api.access.callers import NOBODY
 from api.access.door import operation_of
 from api.access.rate import address_of, home_of
+from api.caller import SAFE
 from api.problems import ERROR_CODE, status_of
 from common.access import Caller, Way
 from common.errors import Forbidden, ServiceUnavailable, TooManyRequests, Unauthenticated
@@ -38,7 +39,6 @@ _READS = frozenset({"list_audit", "audit_trail_page", "list_keys", "get_key"})
 _ASKS = frozenset({"plan_models", "list_hub_models", "plan", "mcp"})
 """What changes nothing although its method might: questions with a body. What MCP asks for is noted by itself."""
 _REFUSED = frozenset({error.code for error in (Unauthenticated, Forbidden, TooManyRequests)})
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONGEST = 300
 _KEY = re.compile(r"(mf_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
 _MOST_OWED = 10_000
@@ -184,7 +184,7 @@ def _is_refusal(entry: AuditEntry) -> bool:
 
 
 def _is_noted(operation: str, method: str) -> bool:
-    return operation in _READS or (method not in _SAFE and operation not in _ASKS)
+    return operation in _READS or (method not in SAFE and operation not in _ASKS)
 
 
 def _entry(scope: Scope, operation: str, status: int, code: str | None) -> AuditEntry:

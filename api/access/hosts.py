@@ -11,12 +11,12 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.access.door import operation_of
 from api.access.needs import PUBLIC
+from api.caller import SAFE
 from api.dashboard.guard import is_own
 from common.errors import Forbidden, UnknownHost
 from common.settings import Settings, is_loopback, listed
 
 _HOST = re.compile(r"(?:\[(?P<bare>[0-9a-f:.]+)\]|(?P<name>[^:@/\[\]\s]*))(?::\d*)?")
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class KnownHosts(ASGIMiddleware):
@@ -60,7 +60,7 @@ class OwnPagesOnly(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """What is no browser says nothing of a page, and passes."""
-        if scope.get("method") not in _SAFE and "*" not in self._origins and not is_own(ASGIConnection(scope)):
+        if scope.get("method") not in SAFE and "*" not in self._origins and not is_own(ASGIConnection(scope)):
             origin = Headers.from_scope(scope).get("origin")
             if origin not in self._origins:
                 raise Forbidden(

@@ -7,7 +7,8 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+from api.caller import SAFE
+
 _OWN = frozenset({"same-origin", "none"})
 
 
@@ -17,7 +18,7 @@ def own_forms_only(connection: ASGIConnection[Any, Any, Any, Any], _handler: Bas
     A browser tells where a form comes from, and no page can make it lie. Who tells nothing is no browser, and has no
     rights but those that anybody has.
     """
-    if connection.scope.get("method") not in _SAFE and not is_own(connection):
+    if connection.scope.get("method") not in SAFE and not is_own(connection):
         raise PermissionDeniedException("This form was sent by another site. Open the page here and send it again.")
 
 
@@ -27,7 +28,7 @@ def is_own(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
     Without an `Origin`, as where somebody opens a page, no browser shows the answer to the page that asked. With one
     it might, where an operator lets other origins call: and a page of another port is of the same site as ours.
     """
-    if connection.scope.get("method") in _SAFE and "origin" not in connection.headers:
+    if connection.scope.get("method") in SAFE and "origin" not in connection.headers:
         return True
     site = connection.headers.get("sec-fetch-site")
     # Browsers leave the first header out where the connection is neither encrypted nor local.
