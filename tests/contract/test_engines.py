@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,6 +315,48 @@ def _compress_with_bad_functions(model: Path) -> tuple[list[str], bytes, bytes]:
         return told, alone, _weights(nncf.compress_weights(ov.Core().read_model(model), mode=mode))
 
 
+@pytest.mark.parametrize("mode", ["INT8_ASYM", "INT8_SYM", "INT4_SYM", "INT4_ASYM"])
+def test_blocks_of_weights_are_compressed_beside_each_other(llama, tmp_path, mode):
+    ended = in_child(convert, llm(llama, tmp_path, precision=Precision.FP16))
+    assert ended.error is None, ended.text
+    lanes, calls, weights, alone, together = in_child(
+        _compress_in_lanes, tmp_path / "output" / "openvino_model.xml", mode
+    )
+    # Here, where functions prove themselves, and then in threads of their own.
+    assert "MainThread" in lanes
+    assert len(lanes) > 2
+    assert calls > 1.5 * weights
+    assert together == alone
+
+
+def _compress_in_lanes(model: Path, mode: str) -> tuple[set[str], int, int, bytes, bytes]:
+    """In which threads blocks were compressed, how many, and of how many weights; the weights made whole and so."""
+    import nncf
+    import openvino as ov
+    from nncf.quantization.algorithms.weight_compression import openvino_backend
+
+    from worker.converters.openvino import reuse
+
+    wanted = {"mode": nncf.CompressWeightsMode[mode]} | ({} if mode.startswith("INT8") else {"group_size": 32})
+    asked, blocks = [], []
+    compress = openvino_backend.compress_weight
+
+    def noted(into):
+        def call(*weight):
+            into.append(threading.current_thread().name)
+            return compress(*weight)
+
+        return call
+
+    openvino_backend.compress_weight = noted(asked)
+    alone = _weights(nncf.compress_weights(ov.Core().read_model(model), **wanted))
+    openvino_backend.compress_weight, reuse.own_threads = noted(blocks), lambda: 4
+    reuse._BLOCK = reuse._LEAST_BLOCK = 10_000
+    with reuse.reused_functions():
+        together = _weights(nncf.compress_weights(ov.Core().read_model(model), **wanted))
+    return set(blocks), len(blocks), len(asked), alone, together
+
+
 def test_patterns_are_looked_for_once_in_equal_graphs(llama, tmp_path):
     ended = in_child(convert, llm(llama, tmp_path, precision=Precision.FP16))
     assert ended.error is None, ended.text
@@ -329,7 +372,7 @@ def _compress_equal_graphs(model: Path) -> tuple[int, bool]:
     import openvino as ov
     from nncf.quantization.algorithms.weight_compression import algorithm
 
-    from worker.converters.openvino.reuse import patterns_found_once
+    from worker.converters.openvino.patterns import patterns_found_once
 
     modes = [nncf.CompressWeightsMode.INT8_ASYM, nncf.CompressWeightsMode.INT4_SYM]
 
@@ -354,9 +397,43 @@ def _compress_equal_graphs(model: Path) -> tuple[int, bool]:
     return len(searches), same
 
 
+def test_looking_near_rare_nodes_finds_what_looking_everywhere_finds(llama, tmp_path):
+    ended = in_child(convert, llm(llama, tmp_path, precision=Precision.FP16))
+    assert ended.error is None, ended.text
+    everywhere, near, searched, nodes = in_child(_search, tmp_path / "output" / "openvino_model.xml")
+    assert everywhere
+    assert near == everywhere
+    assert searched < nodes / 4
+
+
+def _search(model: Path) -> tuple[set[str], set[str], int, int]:
+    """What nncf leaves alone in a graph, by its own search and by ours; in how many nodes we look, and of how many."""
+    import openvino as ov
+    from nncf.common.factory import build_graph
+    from nncf.quantization.algorithms.weight_compression import algorithm
+    from nncf.quantization.algorithms.weight_compression.openvino_backend import OVWeightCompressionAlgoBackend
+
+    from worker.converters.openvino.patterns import patterns_found_once
+
+    graph, pattern = build_graph(ov.Core().read_model(model)), OVWeightCompressionAlgoBackend.get_ignored_patterns()
+    find, sizes = algorithm.get_node_names_matching_graph_pattern, []
+
+    def counted(graph, pattern):
+        sizes.append(len(graph._nx_graph))
+        return find(graph, pattern)
+
+    algorithm.get_node_names_matching_graph_pattern = counted
+    with patterns_found_once():
+        near = algorithm.get_node_names_matching_graph_pattern(graph, pattern)
+    return find(graph, pattern), near, sizes[0], len(graph.get_all_nodes())
+
+
+_COMPRESSED = {"u8", "i8", "u4", "i4"}
+
+
 def _weights(model) -> bytes:
     constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
-    return b"".join(node.data.tobytes() for node in constants if node.get_element_type().get_type_name() == "u8")
+    return b"".join(node.data.tobytes() for node in constants if node.get_element_type().get_type_name() in _COMPRESSED)
 
 
 # The quality options, and calibration data of the operator's own

@@ -424,12 +424,14 @@ def _with_tool(wanted: Wanted, tool: Callable[..., None]) -> Conversion:
     from worker.converters.openvino.converter import Made, OpenVINOConverter
 
     class Converter(OpenVINOConverter):
-        def make(self, site, orders, attempt):
+        def make(self, site, orders, attempt, early):
             order = orders[0]
 
             def proper(**changes):
                 changed = msgspec.structs.replace(order.target, **changes)
-                return OpenVINOConverter.make(self, site, [dataclasses.replace(order, target=changed)], attempt)
+                # Nothing is loaded early of what is changed behind the engine's back: the mapping would break.
+                early.begin = lambda _: None
+                return OpenVINOConverter.make(self, site, [dataclasses.replace(order, target=changed)], attempt, early)
 
             tool(order.folder, proper)
             return [Made(order, "tool")]

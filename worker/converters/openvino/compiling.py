@@ -39,6 +39,11 @@ def steady_properties(at_once: int = 1) -> dict[str, object]:
     return {"INFERENCE_NUM_THREADS": share, "INFERENCE_PRECISION_HINT": "f32"}
 
 
+def own_threads() -> int:
+    """How many threads a conversion may keep busy."""
+    return _threads() or 1
+
+
 def _threads() -> int:
     """As many as torch takes, which reads the environment; 0, OpenVINO's own choice, where nobody has loaded torch."""
     torch = sys.modules.get("torch")

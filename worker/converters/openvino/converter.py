@@ -18,7 +18,7 @@ from common.log import SharedThreads
 from common.plugins import Access, Attempt, Converter, Dossier, Order
 from common.spec import Evidence, Progress, Similarity, Source, Target
 from common.vocabulary import ModelType, Phase
-from worker.converters.openvino.check import check_files, check_run
+from worker.converters.openvino.check import MODEL, EarlyLoads, check_files, check_run
 from worker.converters.openvino.compiling import steady_compiling
 from worker.converters.openvino.faults import tool_errors
 from worker.converters.openvino.paths import Site, find_vocoder
@@ -75,10 +75,12 @@ class OpenVINOConverter:
         with alone(empty(attempt.workspace / _SCRATCH)):
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
-            with steady_compiling(), tool_errors(attempt.workspace):
-                made = self.make(site, at_home, attempt)
-            attempt.progress(Progress(phase=Phase.CHECKING))
-            proofs = _proofs(made, site, attempt, first)
+            with SharedThreads(1, thread_name_prefix="load") as pool:
+                early = EarlyLoads(pool)
+                with steady_compiling(), tool_errors(attempt.workspace):
+                    made = self.make(site, at_home, attempt, early)
+                attempt.progress(Progress(phase=Phase.CHECKING))
+                proofs = _proofs(made, site, attempt, first, early)
         return tuple(proofs.get(id(order)) for order in orders)
 
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:
@@ -95,7 +97,7 @@ class OpenVINOConverter:
             return dict(_profiles().versions_of(options.profile))
         return {name: importlib.metadata.version(name) for name in TOOLS}
 
-    def make(self, site: Site, orders: Orders, attempt: Attempt) -> list[Made]:
+    def make(self, site: Site, orders: Orders, attempt: Attempt, early: EarlyLoads) -> list[Made]:
         """Let an engine write the models, the first of them in any case."""
         first = orders[0]
         if first.from_base:
@@ -109,7 +111,7 @@ class OpenVINOConverter:
             return [_by_objects(site, first)]
         if first.options.engine == "strict":
             return [_by_strict(site, first)]
-        return _by_fast(site, orders, attempt) or [_by_strict(site, first)]
+        return _by_fast(site, orders, attempt, early) or [_by_strict(site, first)]
 
     def _convert_elsewhere(self, model: Path, order: Order[OpenVINOOptions], attempt: Attempt) -> Evidence:
         evidence: Evidence = _profiles().convert_elsewhere(model, order, attempt, self._access)
@@ -179,18 +181,23 @@ def _by_strict(site: Site, order: Order[OpenVINOOptions]) -> Made:
     return made
 
 
-def _by_fast(site: Site, orders: Orders, attempt: Attempt) -> list[Made]:
+def _by_fast(site: Site, orders: Orders, attempt: Attempt, early: EarlyLoads) -> list[Made]:
     """What the fast engine has made; nothing where the strict one has to do it."""
     from worker.converters.openvino import fast  # noqa: PLC0415
     from worker.converters.openvino.completeness import complete_weights  # noqa: PLC0415
     from worker.converters.openvino.ordering import steady_states  # noqa: PLC0415
     from worker.converters.openvino.tokenizers import write_own_tokenizer  # noqa: PLC0415
 
+    def written(graph: Path) -> None:
+        # Of a model in several parts one is loaded at a time.
+        if graph.stem == MODEL:
+            early.begin(graph)
+
     first = orders[0]
     together = [order for order in orders if fast.suits(order)]
     try:
         with tool_errors(attempt.workspace), complete_weights(first.options.task), steady_states():
-            took = fast.export(site, together, attempt, Steps()) if first in together else ()
+            took = fast.export(site, together, attempt, Steps(), written) if first in together else ()
     except ConversionFailed as reason:
         if isinstance(reason.__cause__, fast.Mismatch):
             log.info("convert.not_for_fast_engine", extra={"reason": str(reason.__cause__)})
@@ -213,7 +220,7 @@ def _by_fast(site: Site, orders: Orders, attempt: Attempt) -> list[Made]:
 
 
 def _proofs(
-    made: Sequence[Made], site: Site, attempt: Attempt, first: Order[OpenVINOOptions]
+    made: Sequence[Made], site: Site, attempt: Attempt, first: Order[OpenVINOOptions], early: EarlyLoads
 ) -> dict[int, Evidence | None]:
     """What is seen of each finished model, by the identity of its order.
 
@@ -226,7 +233,7 @@ def _proofs(
     at_once = 1 if single else _PROOFS_AT_ONCE
     with steady_compiling(at_once), SharedThreads(at_once, thread_name_prefix="proof") as pool:
         proofs = {
-            id(one.order): pool.submit(_proof, one, site, attempt, is_first=one.order is first)
+            id(one.order): pool.submit(_proof, one, site, attempt, early, is_first=one.order is first)
             for one in _from_both_ends(made)
         }
         while wait(proofs.values(), timeout=_LOOK_S).not_done:
@@ -240,10 +247,10 @@ def _from_both_ends(made: Sequence[Made]) -> list[Made]:
     return [left.pop(0 if number % 2 else -1) for number in range(len(left))]
 
 
-def _proof(made: Made, site: Site, attempt: Attempt, *, is_first: bool) -> Evidence | None:
+def _proof(made: Made, site: Site, attempt: Attempt, early: EarlyLoads, *, is_first: bool) -> Evidence | None:
     """What is seen of a finished model. Only the first order raises when it is not as it has to be."""
     try:
-        return _proven(made, site, attempt)
+        return _proven(made, site, attempt, early)
     except Exception:
         if is_first:
             raise
@@ -252,13 +259,13 @@ def _proof(made: Made, site: Site, attempt: Attempt, *, is_first: bool) -> Evide
         return None
 
 
-def _proven(made: Made, site: Site, attempt: Attempt) -> Evidence:
+def _proven(made: Made, site: Site, attempt: Attempt, early: EarlyLoads) -> Evidence:
     order = made.order
     tidy(order.folder, site)
     with made.steps.step("check"):
         check_files(order.folder, order.target, order.options)
         with tool_errors(attempt.workspace, otherwise=VerificationFailed):
-            checks = check_run(order.folder, order.target, _known(made))
+            checks = check_run(order.folder, order.target, _known(made), early)
     similarity = _similarity(made, site, attempt)
     return Evidence(
         engine=made.engine,

@@ -38,7 +38,8 @@ from worker.converters.openvino.faults import option_errors
 from worker.converters.openvino.loading import is_half, kind_of, read_config, told_to_load
 from worker.converters.openvino.naming import name_plainly, save_reproducibly
 from worker.converters.openvino.paths import Site
-from worker.converters.openvino.reuse import patterns_found_once, reused_functions
+from worker.converters.openvino.patterns import patterns_found_once
+from worker.converters.openvino.reuse import reused_functions
 from worker.converters.openvino.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -98,15 +99,19 @@ def is_at_home() -> bool:
 
 
 def export(
-    site: Site, orders: Sequence[Order[OpenVINOOptions]], attempt: Attempt, steps: Steps
+    site: Site,
+    orders: Sequence[Order[OpenVINOOptions]],
+    attempt: Attempt,
+    steps: Steps,
+    written: Callable[[Path], None] = lambda _: None,
 ) -> tuple[Steps | None, ...]:
     """Trace once, and write IR and tokenizers for all orders; the first of them must succeed.
 
-    Returns how long each took, or None where it did not come along. Raises Mismatch where the strict engine has to do
-    it, and whatever upstream raises.
+    `written` is told each graph as soon as it is complete on the disk. Returns how long each order took, or None where
+    it did not come along. Raises Mismatch where the strict engine has to do it, and whatever upstream raises.
     """
     _check_shape()
-    batch = _Batch(site, _planned(site, orders), attempt, steps)
+    batch = _Batch(site, _planned(site, orders), attempt, steps, written)
     with _caught(batch), patterns_found_once():
         exporter.main_export(**batch.arguments)
     if not batch.saved:
@@ -137,7 +142,14 @@ class _Form:
 class _Batch:
     """The orders that one trace serves."""
 
-    def __init__(self, site: Site, forms: Sequence[_Form], attempt: Attempt, steps: Steps) -> None:
+    def __init__(
+        self,
+        site: Site,
+        forms: Sequence[_Form],
+        attempt: Attempt,
+        steps: Steps,
+        written: Callable[[Path], None],
+    ) -> None:
         first = forms[0]
         loading = _Loading.of(site)
         self.forms = [form for form in forms if form is first or _traced_alike(first, form, loading)]
@@ -145,6 +157,7 @@ class _Batch:
         self._loading = loading
         self._attempt = attempt
         self._shared = steps
+        self._written = written
         self._output = first.order.folder
         self.arguments = {
             **first.planned,
@@ -217,6 +230,7 @@ class _Batch:
             form.steps.ended("compress")
         save_reproducibly(model, target, form.order.target.precision is Precision.FP16)
         self._attempt.finished(target.with_suffix(".bin"))
+        self._written(target)
         form.steps.ended("save")
         self._attempt.checkpoint()
 

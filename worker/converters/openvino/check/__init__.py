@@ -7,7 +7,7 @@ from common.spec import Target
 from common.vocabulary import ModelType
 from worker.converters.openvino.check.files import DETOKENIZER, MODEL, TOKENIZER, check_files, graphs_of, type_of
 from worker.converters.openvino.check.pictures import answer_picture, paint, write_of_picture
-from worker.converters.openvino.check.running import Folder
+from worker.converters.openvino.check.running import EarlyLoads, Folder
 from worker.converters.openvino.check.sound import listen, speak
 from worker.converters.openvino.check.text import embed, score, write
 from worker.converters.openvino.check.weights import check_weights, precision_of, quant_mode_of
@@ -16,6 +16,7 @@ __all__ = [
     "DETOKENIZER",
     "MODEL",
     "TOKENIZER",
+    "EarlyLoads",
     "check_files",
     "check_run",
     "graphs_of",
@@ -35,7 +36,9 @@ _ANSWERS = {
 }
 
 
-def check_run(folder: Path, target: Target, options: OpenVINOOptions) -> tuple[str, ...]:
+def check_run(
+    folder: Path, target: Target, options: OpenVINOOptions, early: EarlyLoads | None = None
+) -> tuple[str, ...]:
     """Prove the precision of every part of a model, and let the whole answer once. Returns what was proven, in words.
 
     The folder has passed `check_files`. Options that are None are not held against the model: of one that was made
@@ -43,4 +46,4 @@ def check_run(folder: Path, target: Target, options: OpenVINOOptions) -> tuple[s
     """
     kind = type_of(target)
     weights = [check_weights(folder, graph, target, options) for graph in graphs_of(folder, kind)]
-    return (*weights, *_ANSWERS[kind](Folder(folder)))
+    return (*weights, *_ANSWERS[kind](Folder(folder, early)))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import openvino as ov
 import openvino_tokenizers  # noqa: F401  registers the operations of tokenizers with OpenVINO
 
 from common.errors import VerificationFailed
+from common.log import SharedThreads
 from worker.converters.openvino.check.files import DETOKENIZER, TOKENIZER
+from worker.converters.openvino.compiling import steady_properties
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -61,18 +64,50 @@ class Part:
             raise VerificationFailed(f"{self.name} answers {question} with a tensor of shape {answer.shape}")
 
 
-class Folder:
-    """The parts of a model as they lie in a folder. Each is loaded when it is asked for, and only then."""
+class EarlyLoads:
+    """Loads graphs in a thread as soon as they are written, while the rest of a conversion goes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, pool: SharedThreads) -> None:
+        self._pool = pool
+        self._begun: dict[Path, tuple[object, Future[ov.CompiledModel]]] = {}
+
+    def begin(self, graph: Path) -> None:
+        """Load a graph that is complete on the disk."""
+        self._begun[graph] = _identity(graph), self._pool.submit(_load, graph)
+
+    def take(self, graph: Path) -> ov.CompiledModel | None:
+        """A loaded graph, once; None where it was not begun, or is not the same file any more."""
+        identity, loading = self._begun.pop(graph, (None, None))
+        if loading is None or identity != _identity(graph):
+            return None
+        return loading.result()
+
+
+def _load(graph: Path) -> ov.CompiledModel:
+    return ov.Core().compile_model(graph, "CPU", steady_properties())
+
+
+def _identity(graph: Path) -> object:
+    """Which files a graph and its weights are, and in which state."""
+    found = [file.stat() for file in (graph, graph.with_suffix(".bin"))]
+    return [(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in found]
+
+
+class Folder:
+    """The parts of a model as they lie in a folder. Each is loaded when it is asked for, if not before."""
+
+    def __init__(self, path: Path, early: EarlyLoads | None = None) -> None:
         self._path = path
+        self._early = early
         self._core = ov.Core()
 
     def has(self, graph: str) -> bool:
         return (self._path / f"{graph}.xml").is_file()
 
     def part(self, graph: str) -> Part:
-        return Part(graph, self._core.compile_model(self._path / f"{graph}.xml", "CPU"))
+        file = self._path / f"{graph}.xml"
+        loaded = self._early.take(file) if self._early else None
+        return Part(graph, loaded or self._core.compile_model(file, "CPU"))
 
     def settings(self, name: str) -> dict[str, object]:
         """What one of the model's JSON files says; nothing where it is absent or unreadable."""
