@@ -12,26 +12,30 @@ _Identity = tuple[int, int, int, int]
 
 
 class EarlyDigests:
-    """Computes sha256 and brings files to the disk, one at a time, in a thread of its own.
+    """Computes sha256 of files, and brings them to the disk meanwhile, one at a time, in threads of their own.
 
     A digest counts only for the very file, unchanged since it was handed in; for any other there is none.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
-        self._begun: dict[Path, tuple[_Identity, Future[str]]] = {}
+        self._digesting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
+        self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")
+        self._begun: dict[Path, tuple[_Identity, Future[str], Future[None]]] = {}
 
     def begin(self, file: Path) -> None:
         """Nobody will change this file any more."""
-        self._begun[file] = (_identity(file), self._thread.submit(_digest, file))
+        syncing = self._syncing.submit(_sync, file)
+        self._begun[file] = (_identity(file), self._digesting.submit(_digest, file), syncing)
 
     def of(self, file: Path) -> str | None:
         """The digest of a file, waited for if need be; None where it was not handed in, or was changed since."""
-        identity, future = self._begun.get(file, (None, None))
-        if future is None or identity != _identity(file):
+        begun = self._begun.get(file)
+        if begun is None or begun[0] != _identity(file):
             return None
+        _, digest, synced = begun
         try:
-            return future.result()
+            synced.result()
+            return digest.result()
         except OSError:
             return None
 
@@ -46,5 +50,9 @@ def _digest(file: Path) -> str:
     with file.open("rb", buffering=0) as content:
         while count := content.readinto(buffer):
             digest.update(buffer[:count])
-        os.fsync(content.fileno())
     return digest.hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb", buffering=0) as content:
+        os.fsync(content.fileno())
