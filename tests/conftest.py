@@ -44,13 +44,16 @@ SLOW = {
         "test_sharing",
         "test_tracing",
     },
+    "deploy": {"test_metrics_ports"},
     "hostile": {"test_planted_secrets"},
     "integration": {
+        "test_cli_ephemeral",
         "test_clocks",
         "test_events_streams",
         "test_hls_conversion",
         "test_runner",
         "test_transfer_allowance",
+        "test_voice_targets",
     },
 }
 """Whole services under faults, which `make test-slow` runs."""
