@@ -322,9 +322,7 @@ def test_blocks_of_weights_are_compressed_beside_each_other(llama, tmp_path, mod
     lanes, calls, weights, alone, together = in_child(
         _compress_in_lanes, tmp_path / "output" / "openvino_model.xml", mode
     )
-    # Here, where functions prove themselves, and then in threads of their own.
-    assert "MainThread" in lanes
-    assert len(lanes) > 2
+    assert sum(name.startswith("compress") for name in lanes) > 1
     assert calls > 1.5 * weights
     assert together == alone
 
@@ -353,6 +351,9 @@ def _compress_in_lanes(model: Path, mode: str) -> tuple[set[str], int, int, byte
     openvino_backend.compress_weight, reuse.own_threads = noted(blocks), lambda: 4
     reuse._BLOCK = reuse._LEAST_BLOCK = 10_000
     with reuse.reused_functions():
+        # What was proven and compiled for one model does for the next.
+        nncf.compress_weights(ov.Core().read_model(model), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        blocks.clear()
         together = _weights(nncf.compress_weights(ov.Core().read_model(model), **wanted))
     return set(blocks), len(blocks), len(asked), alone, together
 

@@ -199,6 +199,8 @@ class _Function:
     """A compiled function as nncf's own code sees it."""
 
     def __init__(self, compiled: ov.CompiledModel) -> None:
+        # Held, for it is known by its id, which another one could have after it.
+        self.compiled = compiled
         self.inputs = compiled.inputs
         self._infer_request = compiled.create_infer_request()
 
