@@ -12,6 +12,12 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.settings import Settings, listed
 
+_SHOWN = (
+    "Location", "Retry-After", "Idempotent-Replayed", "X-Error-Code", "X-Request-Id",
+    "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
+)  # fmt: skip
+"""What answers say in headers beside those that any page of another origin may read."""
+
 
 class NoTrailingSlash(ASGIMiddleware):
     """Sends a client that put a slash behind a known path to the path itself."""
@@ -71,4 +77,5 @@ def cors(settings: Settings) -> CORSConfig:
         allow_methods=listed(settings.cors_allow_methods),  # type: ignore[arg-type]  # any word the operator chose
         allow_headers=listed(settings.cors_allow_headers),
         allow_credentials=True,
+        expose_headers=list(_SHOWN),
     )

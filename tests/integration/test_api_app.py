@@ -87,6 +87,8 @@ def test_an_operator_can_open_cors_to_any_origin(opened: Web) -> None:
     answer = opened.get("/health", headers={"Origin": "http://page.example"})
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["access-control-allow-credentials"] == "true"
+    shown = answer.headers["access-control-expose-headers"].lower().split(", ")
+    assert {"x-request-id", "location", "retry-after"} <= set(shown)
 
 
 def test_a_preflight_is_answered_with_the_callers_origin(opened: Web) -> None:
