@@ -262,9 +262,12 @@ class _Sender:
 
 
 def _read_request(origin: str, stream: BufferedIOBase) -> tuple[Request | None, bool]:
-    line = stream.readline(65537)
-    if not line.strip():
+    first = stream.read(1)
+    if not first.strip():
         return None, False
+    if not first.isalpha():
+        raise _HungUp  # This is not HTTP, but TLS, say, in which a line may never end.
+    line = first + stream.readline(65536)
     try:
         method, target, version = line.decode("latin-1").split()
         parsed = http.client.parse_headers(stream)
