@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A HOME of our own: OpenVINO finds there that its telemetry is not wanted, and nothing is written to the user's.
 PRIVATE_HOME := HOME="$(CURDIR)/.venv/home"
+AGAIN := --last-failed --last-failed-no-failures none
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-tests setup-profile capabilities demo run test test-slow fuzz lint check chart fix lock chaos bench screenshots docs images clean
@@ -33,11 +34,13 @@ setup-tests: setup-dev  # The same, a browser, and promtool.
 	@$(PYTHON) scripts/setup.py --dev --browser --promtool
 
 # Two processes, each with whole files of tests; both must see the same tests, so names must not depend on hashes.
-# What fails there has not failed yet: it may have been short of time beside the others. It is run again, alone.
+# What fails has not failed yet: it may have been short of time, beside others or on a machine that stood still for a
+# moment. It is run again, alone, and the output shows both.
 test: setup-tests  ## Run the tests, all but the slow ones
 	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not alone and not slow" -n 2 --dist loadfile || \
-	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not alone and not slow" --last-failed --last-failed-no-failures none
-	$(PRIVATE_HOME) $(BIN)/python -m pytest -m "alone and not slow"
+	$(PRIVATE_HOME) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not alone and not slow" $(AGAIN)
+	$(PRIVATE_HOME) $(BIN)/python -m pytest -m "alone and not slow" || \
+	$(PRIVATE_HOME) $(BIN)/python -m pytest -m "alone and not slow" $(AGAIN)
 
 test-slow: setup-tests  ## Run the slow tests: chaos, whole services, other environments, large quantisations
 	$(PRIVATE_HOME) $(BIN)/python -m pytest -m slow
