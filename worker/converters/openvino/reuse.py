@@ -15,7 +15,7 @@ import importlib.metadata
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil, prod
@@ -138,12 +138,15 @@ class _Again:
                 done.append(self._proving((blocks[len(done)], axes, config, *more), _kind(*whole)))
             if not self._is_sound:
                 return self._alone(whole)
-            begun = self._begin(blocks[len(done) :], *whole)
+            begun = self._begin(blocks[len(done) :], axes, config, *more)
+            if _bytes(blocks[0]) >= _LARGE_BYTES:
+                # It lets go of the function's working memory, which others would be using.
+                wait(begun)
         self._begin_next()
         done += [block.result() for block in begun]
         return done[0] if len(done) == 1 else _joined(done)
 
-    def _begin(self, blocks: Sequence[Tensor], _: Tensor, *how: Any) -> list[Future[Any]]:
+    def _begin(self, blocks: Sequence[Tensor], *how: Any) -> list[Future[Any]]:
         return [self._pool.submit(self._compress, block, *how) for block in blocks]
 
     def _begin_next(self) -> None:
@@ -154,7 +157,7 @@ class _Again:
             if _kind(*whole) not in self._proven or _bytes(blocks[0]) >= _LARGE_BYTES:
                 return
             del self._upcoming[address]
-            self._begun[address] = self._begin(blocks, *whole)
+            self._begun[address] = self._begin(blocks, *whole[1:])
 
     def _waiting(self) -> int:
         return sum(not block.done() for blocks in self._begun.values() for block in blocks)
