@@ -8,7 +8,7 @@ from pathlib import Path
 _BUFFER_BYTES = 16 * 1024 * 1024
 """Large, so that the thread seldom has to ask for the interpreter, which the work beside it needs."""
 
-_Identity = tuple[int, int, int, int]
+Identity = tuple[int, int, int, int]
 
 
 class EarlyDigests:
@@ -20,17 +20,17 @@ class EarlyDigests:
     def __init__(self) -> None:
         self._digesting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
         self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")
-        self._begun: dict[Path, tuple[_Identity, Future[str], Future[None]]] = {}
+        self._begun: dict[Path, tuple[Identity, Future[str], Future[None]]] = {}
 
     def begin(self, file: Path) -> None:
         """Nobody will change this file any more."""
         syncing = self._syncing.submit(_sync, file)
-        self._begun[file] = (_identity(file), self._digesting.submit(_digest, file), syncing)
+        self._begun[file] = (identity_of(file), self._digesting.submit(_digest, file), syncing)
 
     def of(self, file: Path) -> str | None:
         """The digest of a file, waited for if need be; None where it was not handed in, or was changed since."""
         begun = self._begun.get(file)
-        if begun is None or begun[0] != _identity(file):
+        if begun is None or begun[0] != identity_of(file):
             return None
         _, digest, synced = begun
         try:
@@ -40,7 +40,8 @@ class EarlyDigests:
             return None
 
 
-def _identity(file: Path) -> _Identity:
+def identity_of(file: Path) -> Identity:
+    """By what a file is known again as the very same, unchanged."""
     status = file.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import openvino as ov
 import openvino_tokenizers  # noqa: F401  registers the operations of tokenizers with OpenVINO
 
+from common.artefacts.early import identity_of
 from common.errors import VerificationFailed
 from common.log import SharedThreads
 from worker.converters.openvino.check.files import DETOKENIZER, TOKENIZER
@@ -88,9 +89,7 @@ def _load(graph: Path) -> ov.CompiledModel:
 
 
 def _identity(graph: Path) -> object:
-    """Which files a graph and its weights are, and in which state."""
-    found = [file.stat() for file in (graph, graph.with_suffix(".bin"))]
-    return [(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in found]
+    return identity_of(graph), identity_of(graph.with_suffix(".bin"))
 
 
 class Folder:
