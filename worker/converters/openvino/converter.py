@@ -72,15 +72,14 @@ class OpenVINOConverter:
         at_home = [first, *(order for order in others if order.options.profile in {None, OWN_PROFILE})]
         for order in orders:
             empty(order.folder)
-        with alone(empty(attempt.workspace / _SCRATCH)):
+        with alone(empty(attempt.workspace / _SCRATCH)), SharedThreads(1, thread_name_prefix="load") as pool:
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
-            with SharedThreads(1, thread_name_prefix="load") as pool:
-                early = EarlyLoads(pool)
-                with steady_compiling(), tool_errors(attempt.workspace):
-                    made = self.make(site, at_home, attempt, early)
-                attempt.progress(Progress(phase=Phase.CHECKING))
-                proofs = _proofs(made, site, attempt, first, early)
+            early = EarlyLoads(pool)
+            with steady_compiling(), tool_errors(attempt.workspace):
+                made = self.make(site, at_home, attempt, early)
+            attempt.progress(Progress(phase=Phase.CHECKING))
+            proofs = _proofs(made, site, attempt, first, early)
         return tuple(proofs.get(id(order)) for order in orders)
 
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:

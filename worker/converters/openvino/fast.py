@@ -103,7 +103,7 @@ def export(
     orders: Sequence[Order[OpenVINOOptions]],
     attempt: Attempt,
     steps: Steps,
-    written: Callable[[Path], None] = lambda _: None,
+    written: Callable[[Path], None],
 ) -> tuple[Steps | None, ...]:
     """Trace once, and write IR and tokenizers for all orders; the first of them must succeed.
 
