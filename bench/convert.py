@@ -180,18 +180,15 @@ def _arguments() -> argparse.Namespace:
 
 def _summary(cases: Sequence[Case]) -> dict[str, float | None]:
     def worst(name: str, *parts: str) -> float | None:
-        return max((round(case.ratio(name), 4) for case in cases if case.part in parts), default=None)
-
-    def worst_export(part: str) -> float | None:
-        return max((round(case.export_ratio, 4) for case in cases if case.part == part), default=None)
+        return max((case.report()[name] for case in cases if case.part in parts), default=None)
 
     return {
-        "small_vs_optimum_cli": worst("seconds", "small"),
-        "one_precision_vs_optimum_cli": worst("seconds", "one"),
-        "three_precisions_vs_optimum_cli": worst("seconds", "three"),
-        "peak_memory_vs_optimum_cli": worst("peak_bytes", "one", "three"),
-        "one_export_vs_optimum_cli": worst_export("one"),
-        "three_exports_vs_optimum_cli": worst_export("three"),
+        "small_vs_optimum_cli": worst("ratio", "small"),
+        "one_precision_vs_optimum_cli": worst("ratio", "one"),
+        "three_precisions_vs_optimum_cli": worst("ratio", "three"),
+        "peak_memory_vs_optimum_cli": worst("peak_memory_ratio", "one", "three"),
+        "one_export_vs_optimum_cli": worst("export_ratio", "one"),
+        "three_exports_vs_optimum_cli": worst("export_ratio", "three"),
     }
 
 
