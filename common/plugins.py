@@ -195,8 +195,11 @@ class Attempt(Protocol):
     def link(self, sha256: str, path: str) -> Path:
         """Show stored content at `path` (relative) in the workspace. Safe to repeat."""
 
-    def finished(self, file: Path) -> None:
-        """Say that nobody will change this file any more: its digest is computed while the work goes on."""
+    def finished(self, file: Path, sha256: str | None = None) -> None:
+        """Say that nobody will change this file any more: its digest is computed while the work goes on.
+
+        Whoever wrote the file may have computed it already. Any thread may call.
+        """
 
     def progress(self, progress: Progress) -> None:
         """Report how far the work is. Cheap: call it as often as you like."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.artefacts.blobs import sha256_of
 from common.catalog.openvino import OPENVINO, OpenVINOOptions, normalise
 from common.errors import JobCancelled, StageError
 from common.plugins import Access, Allowance, Converter, Dossier, Order, Policy, TransferLimits
@@ -110,8 +111,8 @@ class RecordingAttempt:
     def link(self, sha256: str, path: str) -> Path:
         raise AssertionError(sha256, path)
 
-    def finished(self, file: Path) -> None:
-        assert file.is_file()
+    def finished(self, file: Path, sha256: str | None = None) -> None:
+        assert sha256 in {None, sha256_of(file)}
 
     def progress(self, progress: Progress) -> None:
         self.phases.append(progress.phase)

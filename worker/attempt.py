@@ -94,8 +94,8 @@ class StageAttempt:
     def link(self, sha256: str, path: str) -> Path:
         return self._blobs.link(sha256, self.workspace / check_file_path(path))
 
-    def finished(self, file: Path) -> None:
-        self.digests.begin(file)
+    def finished(self, file: Path, sha256: str | None = None) -> None:
+        self.digests.begin(file, sha256)
 
     def progress(self, progress: Progress) -> None:
         self.last = progress

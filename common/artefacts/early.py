@@ -22,10 +22,11 @@ class EarlyDigests:
         self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")
         self._begun: dict[Path, tuple[Identity, Future[str], Future[None]]] = {}
 
-    def begin(self, file: Path) -> None:
-        """Nobody will change this file any more."""
+    def begin(self, file: Path, sha256: str | None = None) -> None:
+        """Nobody will change this file any more. Whoever wrote it may know its digest."""
         syncing = self._syncing.submit(_sync, file)
-        self._begun[file] = (identity_of(file), self._digesting.submit(_digest, file), syncing)
+        digesting = self._digesting.submit(_digest, file) if sha256 is None else _known(sha256)
+        self._begun[file] = (identity_of(file), digesting, syncing)
 
     def of(self, file: Path) -> str | None:
         """The digest of a file, waited for if need be; None where it was not handed in, or was changed since."""
@@ -44,6 +45,12 @@ def identity_of(file: Path) -> Identity:
     """By what a file is known again as the very same, unchanged."""
     status = file.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _known(sha256: str) -> Future[str]:
+    known = Future[str]()
+    known.set_result(sha256)
+    return known
 
 
 def _digest(file: Path) -> str:

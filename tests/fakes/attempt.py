@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.artefacts.blobs import sha256_of
 from common.artefacts.durable import link_file
 from common.errors import JobCancelled
 from common.plugins import Allowance, TransferLimits
@@ -68,7 +69,8 @@ class LocalAttempt:
         link_file(self.root / "blobs" / sha256, target, 0o644)
         return target
 
-    def finished(self, file: Path) -> None:
+    def finished(self, file: Path, sha256: str | None = None) -> None:
+        assert sha256 in {None, sha256_of(file)}
         self.complete.append(file)
 
     def progress(self, progress: Progress) -> None:

@@ -64,7 +64,7 @@ class ErrandAttempt:
     def link(self, sha256: str, path: str) -> Path:
         return _refuse(sha256, path)
 
-    def finished(self, file: Path) -> None:
+    def finished(self, file: Path, sha256: str | None = None) -> None:
         """Who waits for this process takes the files into the store, and computes their digests then."""
 
     def progress(self, progress: Progress) -> None:
