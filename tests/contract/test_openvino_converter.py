@@ -28,6 +28,9 @@ from worker.forkserver import ForkServer
 from worker.machine import threads_per_slot
 from worker.service import _environment
 
+_GRAPH_BYTES = 300_000
+"""More than the graph of a tiny language model, less than its weights."""
+
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -420,18 +423,34 @@ def test_each_fault_has_its_name(bert, tmp_path, tool, error):
     assert ended.error == error
 
 
+def test_a_disk_that_fills_up_while_weights_are_written_beside_the_work_is_named(llama, tmp_path):
+    ended = in_child(_in_little_space, llm(llama, tmp_path, config={"precision": "int8"}))
+    assert ended.error == "DiskFull"
+
+
+def _in_little_space(wanted: Wanted) -> Conversion:
+    """Room for every file but the weights."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_GRAPH_BYTES, resource.RLIM_INFINITY))
+    try:
+        return convert(wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def _with_tool(wanted: Wanted, tool: Callable[..., None]) -> Conversion:
     from worker.converters.openvino.converter import Made, OpenVINOConverter
+    from worker.converters.openvino.saving import Saver
 
     class Converter(OpenVINOConverter):
-        def make(self, site, orders, attempt, early):
+        def make(self, site, orders, attempt, _saver):
             order = orders[0]
 
             def proper(**changes):
                 changed = msgspec.structs.replace(order.target, **changes)
+                changed_order = dataclasses.replace(order, target=changed)
                 # Nothing is loaded early of what is changed behind the engine's back: the mapping would break.
-                early.begin = lambda _: None
-                return OpenVINOConverter.make(self, site, [dataclasses.replace(order, target=changed)], attempt, early)
+                with Saver(lambda *_: None) as quiet:
+                    return OpenVINOConverter.make(self, site, [changed_order], attempt, quiet)
 
             tool(order.folder, proper)
             return [Made(order, "tool")]

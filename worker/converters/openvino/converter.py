@@ -6,8 +6,9 @@ import logging
 import resource
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from worker.converters.openvino.check import MODEL, EarlyLoads, check_files, che
 from worker.converters.openvino.compiling import steady_compiling
 from worker.converters.openvino.faults import tool_errors
 from worker.converters.openvino.paths import Site, find_vocoder
+from worker.converters.openvino.saving import Saver
 from worker.converters.openvino.scratch import alone, empty
 from worker.converters.openvino.steps import Steps
 from worker.converters.openvino.tidy import tidy
@@ -49,6 +51,8 @@ class Made:
     order: Order[OpenVINOOptions]
     engine: str
     steps: Steps = field(default_factory=Steps)
+    saving: Sequence[Future[None]] = ()
+    """What still goes on to write its weights."""
 
 
 class OpenVINOConverter:
@@ -72,12 +76,15 @@ class OpenVINOConverter:
         at_home = [first, *(order for order in others if order.options.profile in {None, OWN_PROFILE})]
         for order in orders:
             empty(order.folder)
-        with alone(empty(attempt.workspace / _SCRATCH)), SharedThreads(1, thread_name_prefix="load") as pool:
+        with (
+            alone(empty(attempt.workspace / _SCRATCH)),
+            EarlyLoads() as early,
+            Saver(partial(_saved, attempt, early)) as saver,
+        ):
             attempt.progress(Progress(phase=Phase.CONVERTING))
             attempt.checkpoint()
-            early = EarlyLoads(pool)
             with steady_compiling(), tool_errors(attempt.workspace):
-                made = self.make(site, at_home, attempt, early)
+                made = self.make(site, at_home, attempt, saver)
             attempt.progress(Progress(phase=Phase.CHECKING))
             proofs = _proofs(made, site, attempt, first, early)
         return tuple(proofs.get(id(order)) for order in orders)
@@ -96,7 +103,7 @@ class OpenVINOConverter:
             return dict(_profiles().versions_of(options.profile))
         return {name: importlib.metadata.version(name) for name in TOOLS}
 
-    def make(self, site: Site, orders: Orders, attempt: Attempt, early: EarlyLoads) -> list[Made]:
+    def make(self, site: Site, orders: Orders, attempt: Attempt, saver: Saver) -> list[Made]:
         """Let an engine write the models, the first of them in any case."""
         first = orders[0]
         if first.from_base:
@@ -110,7 +117,7 @@ class OpenVINOConverter:
             return [_by_objects(site, first)]
         if first.options.engine == "strict":
             return [_by_strict(site, first)]
-        return _by_fast(site, orders, attempt, early) or [_by_strict(site, first)]
+        return _by_fast(site, orders, attempt, saver) or [_by_strict(site, first)]
 
     def _convert_elsewhere(self, model: Path, order: Order[OpenVINOOptions], attempt: Attempt) -> Evidence:
         evidence: Evidence = _profiles().convert_elsewhere(model, order, attempt, self._access)
@@ -180,42 +187,50 @@ def _by_strict(site: Site, order: Order[OpenVINOOptions]) -> Made:
     return made
 
 
-def _by_fast(site: Site, orders: Orders, attempt: Attempt, early: EarlyLoads) -> list[Made]:
+def _by_fast(site: Site, orders: Orders, attempt: Attempt, saver: Saver) -> list[Made]:
     """What the fast engine has made; nothing where the strict one has to do it."""
     from worker.converters.openvino import fast  # noqa: PLC0415
     from worker.converters.openvino.completeness import complete_weights  # noqa: PLC0415
     from worker.converters.openvino.ordering import steady_states  # noqa: PLC0415
     from worker.converters.openvino.tokenizers import write_own_tokenizer  # noqa: PLC0415
 
-    def written(graph: Path) -> None:
-        # Of a model in several parts one is loaded at a time.
-        if graph.stem == MODEL:
-            early.begin(graph)
-
     first = orders[0]
     together = [order for order in orders if fast.suits(order)]
     try:
         with tool_errors(attempt.workspace), complete_weights(first.options.task), steady_states():
-            took = fast.export(site, together, attempt, Steps(), written) if first in together else ()
+            wrote = fast.export(site, together, attempt, Steps(), saver) if first in together else ()
     except ConversionFailed as reason:
         if isinstance(reason.__cause__, fast.Mismatch):
             log.info("convert.not_for_fast_engine", extra={"reason": str(reason.__cause__)})
         else:
             log.warning("convert.fast_engine_failed", extra={"reason": str(reason)[:1000]})
-        took = ()
-    if not took:
+        wrote = ()
+    if not wrote:
         if first.options.engine == "fast":
             raise InvalidParameters(
                 "The fast engine cannot convert this model with these options",
                 hint="Leave 'engine' out, or set it to 'strict'.",
             )
+        saver.settle()
         for order in orders:
             empty(order.folder)
         return []
-    made = [Made(order, "fast", steps) for order, steps in zip(together, took, strict=True) if steps is not None]
+    made = [
+        Made(order, "fast", written.steps, written.saving)
+        for order, written in zip(together, wrote, strict=True)
+        if written is not None
+    ]
     for one in made:
         write_own_tokenizer(site, one.order)
     return made
+
+
+def _saved(attempt: Attempt, early: EarlyLoads, graph: Path, sha256: str | None) -> None:
+    """A graph is complete on the disk, and so are its weights, with this sha256 if it is known."""
+    attempt.finished(graph.with_suffix(".bin"), sha256)
+    # Of a model in several parts one is loaded at a time.
+    if graph.stem == MODEL:
+        early.begin(graph)
 
 
 def _proofs(
@@ -223,8 +238,8 @@ def _proofs(
 ) -> dict[int, Evidence | None]:
     """What is seen of each finished model, by the identity of its order.
 
-    Two are looked at together, the largest beside the smallest: to compile one does not keep two cores busy, and
-    memory is enough for the model that they were made of.
+    Two are looked at together: to compile one does not keep two cores busy, and while the weights of one are still
+    written, the other can run.
     """
     attempt.checkpoint()
     # A comparison with the source loads that, too; one of them at a time.
@@ -232,18 +247,11 @@ def _proofs(
     at_once = 1 if single else _PROOFS_AT_ONCE
     with steady_compiling(at_once), SharedThreads(at_once, thread_name_prefix="proof") as pool:
         proofs = {
-            id(one.order): pool.submit(_proof, one, site, attempt, early, is_first=one.order is first)
-            for one in _from_both_ends(made)
+            id(one.order): pool.submit(_proof, one, site, attempt, early, is_first=one.order is first) for one in made
         }
         while wait(proofs.values(), timeout=_LOOK_S).not_done:
             attempt.checkpoint()
         return {order: proof.result() for order, proof in proofs.items()}
-
-
-def _from_both_ends(made: Sequence[Made]) -> list[Made]:
-    """The largest, the smallest, the second largest ..."""
-    left = sorted(made, key=lambda one: sum(file.stat().st_size for file in one.order.folder.rglob("*.bin")))
-    return [left.pop(0 if number % 2 else -1) for number in range(len(left))]
 
 
 def _proof(made: Made, site: Site, attempt: Attempt, early: EarlyLoads, *, is_first: bool) -> Evidence | None:
@@ -260,6 +268,10 @@ def _proof(made: Made, site: Site, attempt: Attempt, early: EarlyLoads, *, is_fi
 
 def _proven(made: Made, site: Site, attempt: Attempt, early: EarlyLoads) -> Evidence:
     order = made.order
+    if made.saving:
+        with made.steps.step("save"), tool_errors(attempt.workspace):
+            for saving in made.saving:
+                saving.result()
     tidy(order.folder, site)
     with made.steps.step("check"):
         check_files(order.folder, order.target, order.options)

@@ -11,16 +11,16 @@ import inspect
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import openvino as ov
 import optimum.exporters.openvino.__main__ as exporter
 import torch
-from openvino import opset13
 from optimum.exporters.openvino import convert as tracer
 from optimum.intel import OVConfig, OVWeightQuantizationConfig
 from optimum.intel.openvino import configuration
@@ -40,6 +40,7 @@ from worker.converters.openvino.naming import name_plainly, save_reproducibly
 from worker.converters.openvino.paths import Site
 from worker.converters.openvino.patterns import patterns_found_once
 from worker.converters.openvino.reuse import reused_functions
+from worker.converters.openvino.saving import Saver, sizes_by_address
 from worker.converters.openvino.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ _WRITTEN_FOR: Mapping[str, tuple[str, ...]] = {
     "optimum-intel": ("2.2.0",),
     "transformers": ("5.5.4",),
 }
-_PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4})
+_BITS = {Precision.INT4: 5, Precision.INT8: 8, Precision.FP16: 16, Precision.FP32: 32}
+"""For each weight, about. What takes most is written first, while the others are made."""
+_MOST_COPIED_BYTES = 64 * 1024 * 1024
 _PLAIN = frozenset({Precision.FP32, Precision.FP16})
 _TYPES = frozenset(
     {
@@ -82,7 +85,7 @@ def suits(order: Order[OpenVINOOptions]) -> bool:
     """Whether the fast engine can fulfil this order with the versions that are installed."""
     options, target = order.options, order.target
     return (
-        target.precision in _PRECISIONS
+        target.precision in _BITS
         and target.model_type in _TYPES
         and options.library in {None, "transformers"}
         and not any(getattr(options, name) for name in _NEEDS_STRICT)
@@ -98,26 +101,30 @@ def is_at_home() -> bool:
     return all(importlib.metadata.version(name) in versions for name, versions in _WRITTEN_FOR.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What there is for one order, or will be when its weights are saved."""
+
+    steps: Steps
+    saving: Sequence[Future[None]]
+
+
 def export(
-    site: Site,
-    orders: Sequence[Order[OpenVINOOptions]],
-    attempt: Attempt,
-    steps: Steps,
-    written: Callable[[Path], None],
-) -> tuple[Steps | None, ...]:
+    site: Site, orders: Sequence[Order[OpenVINOOptions]], attempt: Attempt, steps: Steps, saver: Saver
+) -> tuple[Written | None, ...]:
     """Trace once, and write IR and tokenizers for all orders; the first of them must succeed.
 
-    `written` is told each graph as soon as it is complete on the disk. Returns how long each order took, or None where
-    it did not come along. Raises Mismatch where the strict engine has to do it, and whatever upstream raises.
+    Returns None for an order that did not come along. Raises Mismatch where the strict engine has to do it, and
+    whatever upstream raises.
     """
     _check_shape()
-    batch = _Batch(site, _planned(site, orders), attempt, steps, written)
+    batch = _Batch(site, _planned(site, orders), attempt, steps, saver)
     with _caught(batch), patterns_found_once():
         exporter.main_export(**batch.arguments)
     if not batch.saved:
         raise Mismatch("upstream has saved no model")
     batch.finish()
-    done = {id(form.order): form.steps for form in batch.forms if form.error is None}
+    done = {id(form.order): Written(form.steps, form.saving) for form in batch.forms if form.error is None}
     return tuple(done.get(id(order)) for order in orders)
 
 
@@ -128,6 +135,7 @@ class _Form:
     order: Order[OpenVINOOptions]
     planned: Mapping[str, Any]
     steps: Steps
+    saving: list[Future[None]] = field(default_factory=list)
     error: Exception | None = None
 
     @property
@@ -148,25 +156,33 @@ class _Batch:
         forms: Sequence[_Form],
         attempt: Attempt,
         steps: Steps,
-        written: Callable[[Path], None],
+        saver: Saver,
     ) -> None:
         first = forms[0]
         loading = _Loading.of(site)
-        self.forms = [form for form in forms if form is first or _traced_alike(first, form, loading)]
+        others = [form for form in forms[1:] if _traced_alike(first, form, loading)]
+        self.forms = [first, *sorted(others, key=lambda form: -_BITS[form.order.target.precision])]
         self.saved: list[Path] = []
         self._loading = loading
         self._attempt = attempt
         self._shared = steps
-        self._written = written
+        self._saver = saver
         self._output = first.order.folder
+        self._held: dict[int, torch.Tensor] = {}
         self.arguments = {
             **first.planned,
             "output": self._output,
             "ov_config": self._config(),
             "local_files_only": True,
         }
-        if not self._is_mixed:
+        if not self._is_as_stored:
             self.arguments["model_loading_kwargs"] = dict(told_to_load(site, first.order))
+
+    def hold(self, source: object) -> None:
+        """Keep the weights of the source, which upstream lets go of before they are written."""
+        if isinstance(source, torch.nn.Module):
+            tensors = (*source.parameters(), *source.buffers())
+            self._held.update((tensor.data_ptr(), tensor) for tensor in tensors)
 
     def ended(self, step: str) -> None:
         """A step that all orders share is over."""
@@ -178,9 +194,17 @@ class _Batch:
         self.ended("convert")
         self.saved.append(path)
         name_plainly(model)
+        shared = sizes_by_address(model)
+        lent = {address: size for address, size in shared.items() if address not in self._held}
+        must_stay = sum(lent.values()) > _MOST_COPIED_BYTES
         for form in [form for form in self.forms if form.error is None]:
             with self._kept_apart(form):
-                self._write(form, model, path)
+                if form.settings is None:
+                    self._save(form, model, path, () if must_stay else lent, owner=self._held)
+                else:
+                    self._save(form, self._compressed(form, form.settings, model, path), path, shared)
+        if must_stay:
+            self._saver.settle()
         self._shared.ended("write")
 
     def finish(self) -> None:
@@ -201,36 +225,42 @@ class _Batch:
             form.steps.seconds = shared | form.steps.seconds
 
     @property
-    def _is_mixed(self) -> bool:
-        """Whether the weights have to be loaded as they are, since more is to be made of them than one plain form."""
+    def _is_as_stored(self) -> bool:
+        """Whether the weights are loaded in the number format that they have.
+
+        They have to be where more is made of them than one plain form; and they are where they become float16 as they
+        are written, which takes neither time nor memory before that.
+        """
         precisions = {form.order.target.precision for form in self.forms}
-        return len(precisions) > 1 or not precisions <= _PLAIN
+        becomes_half = self._loading.is_bfloat and precisions == {Precision.FP16}
+        return len(precisions) > 1 or not precisions <= _PLAIN or becomes_half
 
     def _config(self) -> OVConfig:
         """What upstream decides by in which precision to load. With none named, it is the source's own."""
-        return OVConfig() if self._is_mixed else OVConfig(dtype=self.forms[0].order.target.precision.value)
+        return OVConfig() if self._is_as_stored else OVConfig(dtype=self.forms[0].order.target.precision.value)
 
     def _is_halved(self, form: _Form) -> bool:
-        """Whether the weights were loaded in bfloat16, for others, where float16 would do for this one."""
-        return self._loading.is_bfloat and form.order.target.precision is Precision.FP16 and self._is_mixed
+        """Whether the weights were loaded in bfloat16, and this one is in float16."""
+        return self._loading.is_bfloat and form.order.target.precision is Precision.FP16
 
-    def _write(self, form: _Form, model: ov.Model, path: Path) -> None:
+    def _compressed(self, form: _Form, settings: OVWeightQuantizationConfig, model: ov.Model, path: Path) -> ov.Model:
+        form.steps.restart()
+        model = as_read_again(model.clone(), path, form.planned["task"])
+        with reused_functions(), option_errors():
+            model = _weight_only_quantization(model, _settings_for(path, form.planned["task"], settings))
+        form.steps.ended("compress")
+        return model
+
+    def _save(self, form: _Form, model: ov.Model, path: Path, lent: Collection[int], owner: object = None) -> None:
+        form.steps.restart()
         target = form.order.folder / path.relative_to(self._output)
         target.parent.mkdir(parents=True, exist_ok=True)
-        settings = form.settings
-        form.steps.restart()
-        if settings is not None:
-            model = as_read_again(model.clone(), path, form.planned["task"])
-            with reused_functions(), option_errors():
-                model = _weight_only_quantization(model, _settings_for(path, form.planned["task"], settings))
-            form.steps.ended("compress")
-        elif self._is_halved(form):
-            model = model.clone()
-            _halve(model)
-            form.steps.ended("compress")
-        save_reproducibly(model, target, form.order.target.precision is Precision.FP16)
-        self._attempt.finished(target.with_suffix(".bin"))
-        self._written(target)
+        is_half = form.order.target.precision is Precision.FP16
+        saving = self._saver.save(
+            model, target, compress_to_fp16=is_half, halve=self._is_halved(form), lent=lent, owner=owner
+        )
+        if saving is not None:
+            form.saving.append(saving)
         form.steps.ended("save")
         self._attempt.checkpoint()
 
@@ -246,6 +276,7 @@ class _Batch:
                 raise
             log.warning("convert.sibling_failed", extra={"precision": form.order.target.precision}, exc_info=True)
             form.error = error
+            wait(form.saving)
             shutil.rmtree(form.order.folder, ignore_errors=True)
 
 
@@ -311,19 +342,6 @@ def _settings_for(path: Path, task: str, wanted: OVWeightQuantizationConfig) -> 
     return wanted if task != _PICTURES_AND_TEXT or path.name in _LANGUAGE_MODELS else _OTHER_PARTS
 
 
-def _halve(model: ov.Model) -> None:
-    """Turn weights of bfloat16 into float16, as torch does it."""
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.bf16:
-            weights = torch.from_numpy(node.data.view("int16")).view(torch.bfloat16).to(torch.float16)
-            halved = opset13.constant(weights.numpy(), name=node.get_friendly_name(), shared_memory=True)
-            names = node.output(0).get_names()
-            for user in node.output(0).get_target_inputs():
-                user.replace_source_output(halved.output(0))
-            halved.output(0).get_tensor().set_names(names)
-    model.validate_nodes_and_infer_types()
-
-
 def _tell_halved(folder: Path) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_bytes())
@@ -372,6 +390,7 @@ def _caught(batch: _Batch) -> Iterator[None]:
     def marked(function: Callable[..., Any], step: str) -> Callable[..., Any]:
         def noted(*arguments: Any, **named: Any) -> Any:
             batch.ended(step)
+            batch.hold(named.get("model"))
             return function(*arguments, **named)
 
         return noted

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,17 @@ class Part:
 
 
 class EarlyLoads:
-    """Loads graphs in a thread as soon as they are written, while the rest of a conversion goes on."""
+    """Loads graphs in a thread as soon as they are written, while a conversion goes on. Used as a context."""
 
-    def __init__(self, pool: SharedThreads) -> None:
-        self._pool = pool
+    def __init__(self) -> None:
+        self._pool = SharedThreads(1, thread_name_prefix="load")
         self._begun: dict[Path, tuple[object, Future[ov.CompiledModel]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def begin(self, graph: Path) -> None:
         """Load a graph that is complete on the disk."""
