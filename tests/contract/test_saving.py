@@ -64,6 +64,16 @@ def repeated() -> ov.Model:
     return model(one, one, same, opset13.constant(almost), square(ov.Type.f16))
 
 
+def with_nothing_in_it() -> ov.Model:
+    """Constants without a number, as shapes of scalars are, before and behind weights."""
+    given = opset13.parameter([1], ov.Type.f32, name="given")
+    none = [opset13.constant(np.array([], np.int64)) for _ in "abc"]
+    flow = opset13.multiply(opset13.reshape(given, none[0], special_zero=False), weights(ov.Type.f32, 64))
+    flow = opset13.add(opset13.reshape(given, none[1], special_zero=False), flow)
+    last = opset13.concat([opset13.constant(np.array([], np.float32)), flow], 0)
+    return ov.Model([opset13.result(last), opset13.result(opset13.reshape(given, none[2], False))], [given], "empty")
+
+
 def with_a_branch() -> ov.Model:
     """Constants within the bodies of an If, which stand elsewhere in the graph."""
     which = opset13.parameter([], ov.Type.boolean, name="which")
@@ -85,6 +95,7 @@ MODELS: dict[str, Callable[[], ov.Model]] = {
     "u4": lambda: model(square(ov.Type.u4), square(ov.Type.u4)),
     "repeated": repeated,
     "branch": with_a_branch,
+    "empty": with_nothing_in_it,
     "beyond float16": lambda: model(square(ov.Type.f32, scale=1e6), square(ov.Type.f16)),
 }
 
@@ -191,6 +202,44 @@ def test_a_full_disk_is_told_when_the_future_is_asked(tmp_path: Path) -> None:
             signal.signal(signal.SIGXFSZ, ignoring)
     assert isinstance(error, OSError)
     assert error.errno == errno.EFBIG
+    assert told == []
+
+
+def test_nothing_is_written_any_more_once_a_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is written late would hit whatever file has the number by then."""
+    monkeypatch.setattr(saving, "_BLOCK_BYTES", 4096)
+    given = model(*(square(ov.Type.f16) for _ in range(4)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with Saver(lambda *_: None) as saver:
+            writing = saver._saving.submit(saver._write, tmp_path / "ours.xml", plan_of(given))
+            assert isinstance(writing.exception(timeout=30), OSError)
+            assert saver._writing._work_queue.qsize() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def plan_of(given: ov.Model) -> saving._Plan:
+    """What would be written, without a graph."""
+    found = [saving._bytes_of(node, ()) for node in saving._constants(given)]
+    return saving._Plan(given, found, {})
+
+
+def test_a_failure_beside_it_ends_the_writing(tmp_path: Path) -> None:
+    given = MODELS["f16"]()
+    told: list[Path] = []
+    release = threading.Event()
+
+    def fail() -> None:
+        with Saver(lambda path, _: told.append(path)) as saver:
+            saver._writing.submit(release.wait)
+            saver.save(given, tmp_path / "ours.xml")
+            threading.Timer(0.2, release.set).start()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert told == []
 
 

@@ -34,6 +34,7 @@ from common.errors import JobCancelled
 from common.plugins import Attempt, Order
 from common.vocabulary import ModelType, Precision
 from worker.converters.openvino import strict
+from worker.converters.openvino.check.files import MODEL
 from worker.converters.openvino.faults import option_errors
 from worker.converters.openvino.loading import is_half, kind_of, read_config, told_to_load
 from worker.converters.openvino.naming import name_plainly, save_reproducibly
@@ -196,7 +197,8 @@ class _Batch:
         name_plainly(model)
         shared = sizes_by_address(model)
         lent = {address: size for address, size in shared.items() if address not in self._held}
-        must_stay = sum(lent.values()) > _MOST_COPIED_BYTES
+        # Of a model in several parts upstream goes on with the next one, and may do to the source what it likes.
+        must_stay = path.stem != MODEL or sum(lent.values()) > _MOST_COPIED_BYTES
         for form in [form for form in self.forms if form.error is None]:
             with self._kept_apart(form):
                 if form.settings is None:

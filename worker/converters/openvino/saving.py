@@ -49,6 +49,7 @@ class Saver:
         """`saved` is told each graph that is complete on the disk, and the sha256 of its weights where it is known."""
         self._saved = saved
         self._begun: list[Future[None]] = []
+        self._is_over = False
         self._saving = SharedThreads(1, thread_name_prefix="save")
         self._writing = SharedThreads(1, thread_name_prefix="write")
 
@@ -56,7 +57,8 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._saving.shutdown(cancel_futures=kind is not None)
+        self._is_over = kind is not None
+        self._saving.shutdown(cancel_futures=self._is_over)
         self._writing.shutdown()
 
     def save(
@@ -95,13 +97,20 @@ class Saver:
         digest = hashlib.sha256()
         begun: deque[Future[memoryview]] = deque()
         with path.with_suffix(".bin").open("xb") as file:
-            for block in plan.blocks():
-                begun.append(self._writing.submit(block.write, file.fileno()))
-                if len(begun) > _MOST_BEGUN:
-                    digest.update(begun.popleft().result())
-            for writing in begun:
-                digest.update(writing.result())
-        self._saved(path, digest.hexdigest())
+            try:
+                for block in plan.blocks():
+                    if self._is_over:
+                        return
+                    begun.append(self._writing.submit(block.write, file.fileno()))
+                    if len(begun) > _MOST_BEGUN:
+                        digest.update(begun.popleft().result())
+                for writing in begun:
+                    digest.update(writing.result())
+            finally:
+                # They know the file by its number, which will be another file's once this one is closed.
+                wait(begun)
+        if not self._is_over:
+            self._saved(path, digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +209,14 @@ def _laid_out(path: Path, weights: Sequence[Bytes], bfloats: Held) -> Sequence[B
 
     None where the graph is not as it was thought to be.
     """
-    graph = path.read_text(encoding="utf-8")
+    graph = path.read_bytes().decode()
     sizes = [int(found.group(3)) for found in _CONSTANT.finditer(graph)]
     if graph.count(_ANY_CONSTANT) != len(weights) or sizes != [weight.size for weight in weights]:
         return None
     places = _Places(bfloats)
     offsets = iter([places.of(weight) for weight in weights])
     graph = _CONSTANT.sub(lambda found: f"{found[1]}{next(offsets)}{found[2]}{found[3]}{found[4]}", graph)
-    path.write_text(graph, encoding="utf-8")
+    path.write_bytes(graph.encode())
     return places.taken
 
 
