@@ -153,6 +153,14 @@ def test_bfloat16_becomes_float16_as_it_is_written(tmp_path: Path) -> None:
     assert all(np.array_equal(node.data, numbers) for node, numbers in zip(found, halved, strict=True))
 
 
+def test_bfloat16_that_is_lent_becomes_float16_too(tmp_path: Path) -> None:
+    given = model(square(ov.Type.bf16), extra=False)
+    saved(given, tmp_path / "own.xml", halve=True)
+    with Saver(lambda *_: None) as saver:
+        saver.save(given, tmp_path / "lent.xml", halve=True, lent=sizes_by_address(given))
+    assert pair(tmp_path / "lent.xml") == pair(tmp_path / "own.xml")
+
+
 def test_small_weights_that_become_equal_share_a_place(tmp_path: Path) -> None:
     import torch
 

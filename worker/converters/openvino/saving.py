@@ -172,7 +172,7 @@ def _planned(
     if halve:
         # The large ones only pass for float16 until they are written. What is small may become equal to another one.
         _replace_bfloats(model, _halved, lambda node: not _is_large(node))
-        _replace_bfloats(model, lambda numbers: _disguised(numbers, bfloats))
+        _replace_bfloats(model, lambda numbers: _disguised(numbers, bfloats, lent))
     if compress_to_fp16:
         _compress(model)
     _write_graph(model, path)
@@ -201,7 +201,8 @@ def _write_graph(model: ov.Model, path: Path) -> None:
     try:
         ov.save_model(model, path, compress_to_fp16=False)
     finally:
-        weights.unlink()
+        # OpenVINO removes what it could not complete.
+        weights.unlink(missing_ok=True)
 
 
 def _laid_out(path: Path, weights: Sequence[Bytes], bfloats: Held) -> Sequence[Bytes] | None:
@@ -281,8 +282,11 @@ def _halved(numbers: npt.NDArray[np.int16]) -> npt.NDArray[np.float16]:
     return halved
 
 
-def _disguised(numbers: npt.NDArray[np.int16], held: dict[int, Any]) -> npt.NDArray[np.float16]:
+def _disguised(numbers: npt.NDArray[np.int16], held: dict[int, Any], lent: Collection[int]) -> npt.NDArray[np.float16]:
     """The same bytes as if they were float16."""
+    if numbers.ctypes.data in lent:
+        # Copied here and not later: they are known as bfloat16 by their address.
+        numbers = numbers.copy()
     held[numbers.ctypes.data] = numbers
     return _writable(numbers).view(np.float16)
 
