@@ -10,7 +10,7 @@ pairs   two conversions at a time: two slots of one worker, against two processe
 
 Two parts of our job are held against a run of the rival's. What the rival does as well: load, trace, compress, write;
 from the start of the conversion until the last of the graphs and weights is written, by the times of the files. And the
-whole rest of the job, too, until it is `completed`: run the model to prove it, take the digests, write through to the
+whole job, until it is `completed`: also run the model to prove it, take the digests, write through to the
 disk, publish. The rival converts a directory. Its threads are its own choice, as users run it; telemetry is off on both
 sides, which only helps the rival. Memory is the largest resident set that a converting process had, the libraries that
 it shares with its fork server included. Run it on an idle machine.
