@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -213,42 +213,26 @@ def test_a_full_disk_is_told_when_the_future_is_asked(tmp_path: Path) -> None:
     assert told == []
 
 
-def test_nothing_is_written_any_more_once_a_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that is written late would hit whatever file has the number by then."""
-    monkeypatch.setattr(saving, "_BLOCK_BYTES", 4096)
-    given = model(*(square(ov.Type.f16) for _ in range(4)))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with Saver(lambda *_: None) as saver:
-            writing = saver._saving.submit(saver._write, tmp_path / "ours.xml", plan_of(given))
-            assert isinstance(writing.exception(timeout=30), OSError)
-            assert saver._writing._work_queue.qsize() == 0
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def plan_of(given: ov.Model) -> saving._Plan:
-    """What would be written, without a graph."""
-    found = [saving._bytes_of(node, ()) for node in saving._constants(given)]
-    return saving._Plan(given, found, {})
-
-
 def test_a_failure_beside_it_ends_the_writing(tmp_path: Path) -> None:
-    given = MODELS["f16"]()
     told: list[Path] = []
     release = threading.Event()
 
+    class Slow:
+        def blocks(self) -> Iterator[saving.Bytes]:
+            yield np.ones(1000, np.uint8)
+            assert release.wait(30)
+            yield np.ones(1000, np.uint8)
+
     def fail() -> None:
         with Saver(lambda path, _: told.append(path)) as saver:
-            saver._writing.submit(release.wait)
-            saver.save(given, tmp_path / "ours.xml")
+            saver._saving.submit(saver._write, tmp_path / "ours.xml", Slow())
             threading.Timer(0.2, release.set).start()
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert told == []
+    assert (tmp_path / "ours.bin").stat().st_size == 1000
 
 
 def test_no_link_to_nowhere_is_left(tmp_path: Path) -> None:

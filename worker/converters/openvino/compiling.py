@@ -9,10 +9,8 @@ import openvino as ov
 
 
 @contextmanager
-def steady_compiling(at_once: int = 1) -> Iterator[None]:
+def steady_compiling() -> Iterator[None]:
     """Let every model that is compiled meanwhile use the threads that are ours, and the same arithmetic everywhere.
-
-    Where `at_once` models run at a time, each gets its share of the threads: too many only wait for each other.
 
     The tools compile models in many places, and none of them lets its caller choose. 32 bits also keep clear of
     https://github.com/openvinotoolkit/openvino/issues/33300: with one thread, compiling a language model for bfloat16
@@ -22,7 +20,7 @@ def steady_compiling(at_once: int = 1) -> Iterator[None]:
 
     @wraps(compile_model)
     def steady(core: ov.Core, *model: object, **more: object) -> ov.CompiledModel:
-        core.set_property("CPU", steady_properties(at_once))
+        core.set_property("CPU", steady_properties())
         return compile_model(core, *model, **more)
 
     ov.Core.compile_model = steady
@@ -32,11 +30,9 @@ def steady_compiling(at_once: int = 1) -> Iterator[None]:
         ov.Core.compile_model = compile_model
 
 
-def steady_properties(at_once: int = 1) -> dict[str, object]:
+def steady_properties() -> dict[str, object]:
     """What `steady_compiling` sets, for those who compile without Python's Core."""
-    threads = _threads()
-    share = threads if at_once == 1 else max(1, threads // at_once)
-    return {"INFERENCE_NUM_THREADS": share, "INFERENCE_PRECISION_HINT": "f32"}
+    return {"INFERENCE_NUM_THREADS": _threads(), "INFERENCE_PRECISION_HINT": "f32"}
 
 
 def own_threads() -> int:

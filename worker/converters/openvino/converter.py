@@ -36,7 +36,6 @@ OWN_PROFILE = "default"
 
 _SCRATCH = "scratch"
 _EVERYONE = "*"
-_PROOFS_AT_ONCE = 2
 _LOOK_S = 0.2
 """How often is asked, while proofs run, whether the user still wants them."""
 _DETECTION = "object-detection"
@@ -238,19 +237,19 @@ def _proofs(
 ) -> dict[int, Evidence | None]:
     """What is seen of each finished model, by the identity of its order.
 
-    Two are looked at together: to compile one does not keep two cores busy, and while the weights of one are still
-    written, the other can run.
+    One after the other, as each keeps all threads busy and takes memory of the size of its model, in the order in which
+    they are written.
     """
     attempt.checkpoint()
-    # A comparison with the source loads that, too; one of them at a time.
-    single = len(made) == 1 or any(one.order.options.verify for one in made)
-    at_once = 1 if single else _PROOFS_AT_ONCE
-    with steady_compiling(at_once), SharedThreads(at_once, thread_name_prefix="proof") as pool:
+    with steady_compiling(), SharedThreads(1, thread_name_prefix="proof") as pool:
         proofs = {
             id(one.order): pool.submit(_proof, one, site, attempt, early, is_first=one.order is first) for one in made
         }
-        while wait(proofs.values(), timeout=_LOOK_S).not_done:
-            attempt.checkpoint()
+        try:
+            while wait(proofs.values(), timeout=_LOOK_S).not_done:
+                attempt.checkpoint()
+        finally:
+            pool.shutdown(cancel_futures=True)
         return {order: proof.result() for order, proof in proofs.items()}
 
 

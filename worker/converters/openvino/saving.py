@@ -5,11 +5,9 @@ in the order of the graph, those with equal bytes once. Where that does not hold
 """
 
 import ctypes
-import hashlib
 import importlib.metadata
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from openvino import opset13
 from openvino._offline_transformations import compress_model_transformation
 
 from common.log import SharedThreads
+from worker.converters.openvino.direct_io import BLOCK_BYTES, DirectFile
 from worker.converters.openvino.naming import name_plainly, save_reproducibly
 
 _WRITTEN_FOR = "2026.4.1"
@@ -32,9 +31,6 @@ _CONSTANT = re.compile(
 _ANY_CONSTANT = ' type="Const" '
 _FLOATS = frozenset({ov.Type.f32, ov.Type.f64})
 _LARGE_BYTES = 64 * 1024
-_BLOCK_BYTES = 4 * 1024 * 1024
-_MOST_BEGUN = 16
-"""So many blocks may wait to be written, or for their digest."""
 _SAMPLED_BYTES = 4096
 
 Bytes = npt.NDArray[np.uint8]
@@ -51,7 +47,6 @@ class Saver:
         self._begun: list[Future[None]] = []
         self._is_over = False
         self._saving = SharedThreads(1, thread_name_prefix="save")
-        self._writing = SharedThreads(1, thread_name_prefix="write")
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +54,6 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over = kind is not None
         self._saving.shutdown(cancel_futures=self._is_over)
-        self._writing.shutdown()
 
     def save(
         self,
@@ -94,23 +88,12 @@ class Saver:
         wait(self._begun)
 
     def _write(self, path: Path, plan: "_Plan") -> None:
-        digest = hashlib.sha256()
-        begun: deque[Future[memoryview]] = deque()
-        with path.with_suffix(".bin").open("xb") as file:
-            try:
-                for block in plan.blocks():
-                    if self._is_over:
-                        return
-                    begun.append(self._writing.submit(block.write, file.fileno()))
-                    if len(begun) > _MOST_BEGUN:
-                        digest.update(begun.popleft().result())
-                for writing in begun:
-                    digest.update(writing.result())
-            finally:
-                # They know the file by its number, which will be another file's once this one is closed.
-                wait(begun)
-        if not self._is_over:
-            self._saved(path, digest.hexdigest())
+        with DirectFile(path.with_suffix(".bin")) as file:
+            for block in plan.blocks():
+                if self._is_over:
+                    return
+                file.put(block)
+        self._saved(path, file.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,30 +106,12 @@ class _Plan:
     bfloats: Held
     """Those that are bfloat16 and become float16."""
 
-    def blocks(self) -> Iterator["_Block"]:
-        end = 0
+    def blocks(self) -> Iterator[Bytes]:
         for weight in self.weights:
             is_bfloat = weight.ctypes.data in self.bfloats
-            for start in range(0, weight.size, _BLOCK_BYTES):
-                yield _Block(end + start, weight[start : start + _BLOCK_BYTES], is_bfloat)
-            end += weight.size
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A part of a `.bin` file."""
-
-    offset: int
-    content: Bytes
-    is_bfloat: bool
-
-    def write(self, file: int) -> memoryview:
-        """Write it to its place, and tell what was written."""
-        content = _halved(self.content.view(np.int16)).view(np.uint8) if self.is_bfloat else self.content
-        done = 0
-        while done < content.size:
-            done += os.pwrite(file, content.data[done:], self.offset + done)
-        return content.data
+            for start in range(0, weight.size, BLOCK_BYTES):
+                block = weight[start : start + BLOCK_BYTES]
+                yield _halved(block.view(np.int16)).view(np.uint8) if is_bfloat else block
 
 
 def sizes_by_address(model: ov.Model) -> dict[int, int]:
