@@ -43,6 +43,8 @@ def shore(tmp_path_factory: pytest.TempPathFactory, tiny: SimpleNamespace) -> It
                 hub.add_directory("microsoft/speecht5_hifigan", root / "vocoder")
             hub.add_directory(f"every/{kind}", root / kind)
         hub.add_directory("every/llm", tiny.llama)
+        in_child(tiny_models.tiny_llama_sharded, root / "smaller")
+        hub.add_directory("every/smaller", root / "smaller")
         hub.add_directory("every/embeddings", tiny.bert)
         with Service(tmp_path_factory.mktemp("shore"), HF_ENDPOINT=hub.endpoint) as service:
             yield SimpleNamespace(hub=hub, service=service)
@@ -81,6 +83,39 @@ def test_a_spectrogram_maker_brings_its_vocoder_along(shore: SimpleNamespace) ->
     (plan,) = shore.service.post("/models/plan", body, download_path=".").json()["plans"]
     assert plan["status"] == "planned", plan
     assert plan["companions"] == {"vocoder": "microsoft/speecht5_hifigan"}
+
+
+def test_a_draft_comes_along_and_the_graph_names_it(shore: SimpleNamespace) -> None:
+    config = {"precision": "int8", "draft_source_model": "every/smaller"}
+    body = {"models": [{"name": "every/llm", "hub": "openvino", "is_ovms": True, "config": config}]}
+    (plan,) = shore.service.post("/models/plan", body, download_path="drafted").json()["plans"]
+    assert plan["companions"] == {"draft_model": "every/smaller"}, plan
+    assert plan["facts"]["draft"] == "llama"
+    job = ended(shore, "llm", "drafted", **config)
+    assert job["status"] == "completed", job
+    folder = Path(job["path"])
+    assert check_published(folder, rehash=True) == []
+    assert (folder / "every-smaller" / "openvino_model.bin").stat().st_size > 100_000
+    assert not (folder / "draft_model").exists()
+    graph = (folder / "graph.pbtxt").read_text()
+    assert 'draft_models_path: "./every-smaller",' in graph
+    assert 'draft_device: "CPU",' in graph
+    assert "the draft reads texts as the same tokens" in job["result"]["evidence"]["checks"]
+    plain = ended(shore, "llm", "undrafted", precision="int8")
+    assert plain["result"]["artefact"] != job["result"]["artefact"]
+    assert "draft" not in (Path(plain["path"]) / "graph.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("draft", "code"),
+    [("every/nowhere", "source_private_or_missing"), ("every/embeddings", "unsupported_architecture")],
+)
+def test_a_draft_that_will_not_do_fails_before_anything_is_fetched(
+    shore: SimpleNamespace, draft: str, code: str
+) -> None:
+    job = ended(shore, "llm", "misled", draft_source_model=draft)
+    assert (job["status"], job["error_code"]) == ("failed", code), job
+    assert not (shore.service.models_dir / "misled").exists()
 
 
 def test_a_conversion_can_be_held_against_its_source(shore: SimpleNamespace) -> None:

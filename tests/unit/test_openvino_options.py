@@ -17,7 +17,8 @@ from common.catalog.openvino.options import complete, dataset_path
 from common.catalog.openvino.rules import TASKS
 from common.errors import InvalidSpec
 from common.planning import flatten
-from common.vocabulary import ModelType, Precision
+from common.spec import Source, Target
+from common.vocabulary import Format, ModelType, Precision
 
 INT4 = {
     "sym": False,
@@ -585,7 +586,20 @@ def test_no_key_becomes_a_flag(key):
         {"max_num_seqs": 0},
         {"tool_parser": 'x"\n}'},
         {"ov_cache_dir": ""},
-        {"draft_source_model": "org/small"},
+        {"draft_source_model": ""},
+        {"draft_source_model": "../small"},
+        {"draft_source_model": "org/../small"},
+        {"draft_source_model": "org/small/part"},
+        {"draft_source_model": "org/small\n"},
+        {"draft_source_model": "org/small", "draft_model_name": "../small"},
+        {"draft_source_model": "org/small", "draft_model_name": ".hidden"},
+        {"draft_source_model": "org/small", "prompt_lookup_decoding": True},
+        {"draft_source_model": "org/small", "pipeline_type": "LM"},
+        {"draft_source_model": "org/small", "quant_mode": "int8", "dataset": "auto"},
+        {"draft_source_model": "org/small", "disable_convert_tokenizer": True},
+        {"draft_source_model": "org/small", "draft_models_path": "elsewhere"},
+        {"draft_models_path": "elsewhere"},
+        {"draft_eagle3_mode": True},
         {"draft_model_name": "small"},
         {"max_prompt_len": 1024},
         {"tool_parser": "gptoss"},
@@ -596,6 +610,53 @@ def test_no_key_becomes_a_flag(key):
 def test_unusable_values_are_refused(config):
     with pytest.raises(InvalidSpec):
         sort(config)
+
+
+DRAFT = {"draft_source_model": "org/small"}
+
+
+def test_a_draft_is_part_of_the_recipe_and_known_to_the_server():
+    _, plain, _ = sort({})
+    for config in (DRAFT, {**DRAFT, "draft_model_name": "org/small"}, {"openvino_config": DRAFT}):
+        _, recipe, told = sort(config)
+        assert recipe == {**plain, **DRAFT}
+        assert told == {"draft_models_path": "./org-small"}
+    _, recipe, told = sort({**DRAFT, "draft_model_name": "ahead/of"})
+    assert recipe == {**plain, **DRAFT, "draft_model_name": "ahead-of"}
+    assert told == {"draft_models_path": "./ahead-of"}
+
+
+def test_a_draft_of_eagle_is_known_to_the_server_too():
+    _, recipe, told = sort({**DRAFT, "draft_eagle3_mode": "true"})
+    assert recipe["draft_eagle3_mode"] is True
+    assert told == {"draft_models_path": "./org-small", "draft_eagle3_mode": True}
+    assert sort({**DRAFT, "draft_eagle3_mode": False}) == sort(DRAFT)
+
+
+@pytest.mark.parametrize("device", ["NPU", "HETERO:GPU,CPU"])
+def test_a_draft_is_for_a_device_that_works_in_batches(device):
+    with pytest.raises(InvalidSpec, match="no continuous batches"):
+        normalise(ModelType.LLM, device, DRAFT)
+
+
+@pytest.mark.parametrize("model_type", set(ModelType) - {ModelType.LLM})
+def test_a_draft_is_for_language_models(model_type):
+    with pytest.raises(InvalidSpec):
+        normalise(model_type, "CPU", DRAFT)
+
+
+def test_a_model_with_a_draft_is_made_by_itself_and_of_its_source():
+    target = Target(format=Format.OPENVINO, model_type=ModelType.LLM, precision=Precision.INT8, device="CPU")
+    _, recipe, _ = sort(DRAFT)
+    _, plain, _ = sort({})
+    source = Source(hub="huggingface", name="org/big")
+    assert OPENVINO.together is not None
+    assert OPENVINO.base is not None
+    assert OPENVINO.ready_made is not None
+    assert (OPENVINO.together(target, plain), OPENVINO.together(target, recipe)) == (True, False)
+    assert OPENVINO.base(target, recipe) is None
+    assert OPENVINO.ready_made(source, target, plain) == "OpenVINO/big-int8-ov"
+    assert OPENVINO.ready_made(source, target, recipe) is None
 
 
 def test_the_longest_prompt_is_for_npu():

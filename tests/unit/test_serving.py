@@ -135,6 +135,17 @@ class TestGraphs:
             "chat_template_mode": "JINJA",
         }
 
+    @pytest.mark.parametrize("device", ["CPU", "GPU.1"])
+    def test_a_draft_is_below_the_model_and_on_its_device(self, device):
+        options = told(graph(ModelType.LLM, device, ServingOptions(draft_models_path="./org-small")))
+        assert (options["draft_models_path"], options["draft_device"]) == ("./org-small", device)
+        eagle = told(graph(ModelType.LLM, device, ServingOptions(draft_models_path="./e", draft_eagle3_mode=True)))
+        assert (eagle["draft_eagle3_mode"], eagle["max_num_seqs"], options["max_num_seqs"]) == (True, 1, 256)
+        assert (
+            not {"draft_models_path", "draft_device", "draft_eagle3_mode"}
+            & told(graph(ModelType.LLM, device, ServingOptions())).keys()
+        )
+
     def test_npu_is_told_about_prompts(self):
         npu = told(graph(ModelType.LLM, "NPU", ServingOptions(max_prompt_len=2048)))
         assert npu["device"] == "NPU"
@@ -266,6 +277,7 @@ class TestGraphs:
             "ov_cache_dir": "/cache",
             "normalize": False,
             "enable_prefix_caching": False,
+            "draft_models_path": "./org-small",
         }
         for model_type in GRAPH_TYPES:
             device = "NPU" if model_type in {ModelType.LLM, ModelType.VLM} else "CPU"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from common.catalog.openvino.detection import PAPERS
+from common.catalog.openvino.drafts import with_those_of_drafts
 from common.catalog.openvino.examine import examine
 from common.catalog.openvino.fields import MAX_DOC_LENGTH, OpenVINOOptions, dataset_path
 from common.catalog.openvino.options import normalise
@@ -103,7 +104,7 @@ OPENVINO = ConverterPlugin(
         {"MODELFERRY_TRUST_REMOTE_CODE", "MODELFERRY_ALLOW_PICKLE", "MODELFERRY_PROFILES", "MODELS_DIR"}
     ),
     memory=memory,
-    papers=tuple(dict.fromkeys((*PAPERS, CONFIG))),
+    papers=with_those_of_drafts(tuple(dict.fromkeys((*PAPERS, CONFIG)))),
     examine=examine,
     ready_made=ready_made,
     predict=predict,

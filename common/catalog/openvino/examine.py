@@ -6,6 +6,7 @@ import msgspec
 
 from common.catalog.openvino.capabilities import route
 from common.catalog.openvino.detection import Nature, detect
+from common.catalog.openvino.drafts import DRAFT_FOLDER, examine_draft, part_draft
 from common.catalog.openvino.ready_made import is_untold, precision_told
 from common.catalog.openvino.rules import complete
 from common.catalog.openvino.weights import is_pickled
@@ -27,6 +28,7 @@ def examine(dossier: Dossier, target: Target, options: Mapping[str, object], pol
 
     Raises UnsupportedModel, RemoteCodeRefused, PickleRefused or InvalidParameters.
     """
+    dossier, draft = part_draft(dossier, options)
     nature = detect(dossier, target.model_type)
     _refuse_danger(nature, dossier, options, policy)
     try:
@@ -54,12 +56,16 @@ def examine(dossier: Dossier, target: Target, options: Mapping[str, object], pol
         recipe["profile"] = route(wanted, None if asked is None else str(asked), policy.profiles)
         facts |= {name: str(recipe[name]) for name in ("task", "library", "profile")}
     companions = _companions(nature, dossier, recipe)
+    if draft is not None:
+        facts["draft"] = examine_draft(draft, dossier, recipe, policy)
     certain = nature.form != "openvino" or not is_untold(dossier)
     return Finding(model_type=nature.model_type, options=recipe, companions=companions, facts=facts, certain=certain)
 
 
 def _companions(nature: Nature, dossier: Dossier, recipe: dict[str, object]) -> dict[str, str]:
-    """A SpeechT5 makes spectrograms: what turns them into sound is a model of its own."""
+    """A SpeechT5 makes spectrograms: what turns them into sound is a model of its own. So is a draft."""
+    if "draft_source_model" in recipe:
+        return {DRAFT_FOLDER: str(recipe["draft_source_model"])}
     if not _has_vocoder(nature):
         return {}
     if f"{VOCODER_FOLDER}/config.json" in dossier.sizes:

@@ -141,6 +141,16 @@ class OpenVINOOptions(Spec, frozen=True, omit_defaults=True):
     vocoder: Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}(/{_NAME})*$", max_length=500)] | None = None
     """What turns the spectrogram of a SpeechT5 model into sound: a folder of its repository or below MODELS_DIR, or a
     model that hub `huggingface` has downloaded before, such as `microsoft/speecht5_hifigan`."""
+    draft_source_model: Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}(/{_NAME})?$(?!\n)", max_length=200)] | None = (
+        None
+    )
+    """A smaller language model of the same hub, with the same tokenizer, that guesses ahead for this one (speculative
+    decoding). It is converted to the same precision with that one's defaults, unless it is converted already, into a
+    folder below the model, which the graph names. Only for type `llm`, on one device that is no NPU."""
+    draft_model_name: Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}(/{_NAME})?$(?!\n)", max_length=200)] | None = None
+    """The name of that folder. The default is the draft's own name. `/` becomes `-`."""
+    draft_eagle3_mode: Switch | None = None
+    """The draft is one of EAGLE-3, which guesses by what goes on inside the model that it was trained for."""
     engine: Literal["fast", "strict"] | None = None
     """What does the work: `strict` is optimum's own export, `fast` makes the same weights with less effort where it
     can. The default is the best that suits the job."""

@@ -32,6 +32,9 @@ SWITCHES = frozenset(
 OURS = frozenset(
     {
         "dataset_sha256",
+        "draft_eagle3_mode",
+        "draft_model_name",
+        "draft_source_model",
         "engine",
         "extra_quantization_params",
         "max_doc_length",

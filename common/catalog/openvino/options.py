@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from common.catalog.openvino.drafts import served_draft, settle_draft
 from common.catalog.openvino.fields import (
     CALIBRATES_ITSELF,
     MAX_DOC_LENGTH,
@@ -51,10 +52,11 @@ def normalise(
     npu = device == "NPU"
     form = _form(given, wanted, npu=npu)
     others = msgspec.structs.replace(wanted, weight_format=None, quant_mode=None)
-    recipe: dict[str, object] = msgspec.to_builtins(recipe_for(form, npu=npu, wanted=others))
+    recipe: dict[str, object] = settle_draft(msgspec.to_builtins(recipe_for(form, npu=npu, wanted=others)))
     if model_type is not None:
         recipe = complete(model_type, npu, recipe)
-    return form.precision, recipe, serving_for(model_type, device, _served(given))
+    served = msgspec.structs.replace(_served(given), **served_draft(recipe))
+    return form.precision, recipe, serving_for(model_type, device, served)
 
 
 Spellings = Mapping[str, list[tuple[str, object]]]
@@ -82,14 +84,11 @@ _REFUSED: dict[str, str] = {
     "model": "what is converted is the 'name' of the request",
     "output": "where the model is published is decided by 'download_path', device, precision and name",
     "dataset_sha256": "the service finds it out by itself",
+    "draft_models_path": "the service fills it in where 'draft_source_model' names a draft",
 }
-_REFUSED |= dict.fromkeys(
-    {"draft_eagle3_mode", "draft_model_name", "draft_source_model"} - set(ServingOptions.__struct_fields__),
-    "a job converts one model, and no draft model beside it",
-)
 _EXTRA = "extra_quantization_params"
 _RECIPE = frozenset(OpenVINOOptions.__struct_fields__) - _REFUSED.keys()
-_SERVING = frozenset(ServingOptions.__struct_fields__)
+_SERVING = frozenset(ServingOptions.__struct_fields__) - served_draft({}).keys()
 _KNOWN = sorted({"precision", *_RECIPE, *_SERVING, *_ELSEWHERE})
 # Accepted, so that a command line can be taken over as it is, though they change nothing.
 _WITHOUT_EFFECT = ("cache_dir", "framework")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from common.catalog.openvino.drafts import part_draft
 from common.catalog.openvino.weights import weights_bytes
 from common.plugins import Dossier, Prediction
 from common.spec import MemoryRule, Target
@@ -28,11 +29,13 @@ def memory(target: Target, options: Mapping[str, object]) -> MemoryRule:
 
 def predict(dossier: Dossier, target: Target, options: Mapping[str, object]) -> Prediction:
     """What a conversion will need at its peak, and what it will leave."""
-    source = weights_bytes(dossier)
+    own, draft = part_draft(dossier, options)
+    # One is converted after the other.
+    sources = [weights_bytes(one) for one in (own, draft) if one is not None]
     share = _BITS.get(target.precision, _BITS_OTHERS) / _SOURCE_BITS
     return Prediction(
-        peak_memory_bytes=memory(target, options).peak_bytes(source),
-        output_bytes=int(share * source) + _SIDE_FILES_BYTES,
+        peak_memory_bytes=memory(target, options).peak_bytes(max(sources)),
+        output_bytes=sum(int(share * source) + _SIDE_FILES_BYTES for source in sources),
         # The strict engine writes the model in full before it compresses it.
-        scratch_bytes=source if share < 1 else 0,
+        scratch_bytes=max(sources) if share < 1 else 0,
     )

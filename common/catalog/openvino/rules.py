@@ -101,6 +101,8 @@ def complete(model_type: ModelType, target_device_is_npu: bool, recipe: Mapping[
         raise InvalidSpec(f"'quant_mode' '{done['quant_mode']}' is not for type '{model_type}'")
     if "vocoder" in done and model_type is not ModelType.TEXT2SPEECH:
         raise InvalidSpec(f"'vocoder' is for type '{ModelType.TEXT2SPEECH}' only")
+    if "draft_source_model" in done and model_type is not ModelType.LLM:
+        raise InvalidSpec(f"'draft_source_model' is for type '{ModelType.LLM}' only")
     longest = done.pop("max_doc_length", MAX_DOC_LENGTH)
     if model_type is ModelType.RERANK:
         done["max_doc_length"] = longest
@@ -109,7 +111,7 @@ def complete(model_type: ModelType, target_device_is_npu: bool, recipe: Mapping[
 
 def goes_along(target: Target, options: Mapping[str, object]) -> bool:
     """Whether a conversion may be made in one go with others of the same source: only its weights are changed."""
-    needs_more = options.keys() & {*_DATA, *_ALGORITHMS, "quant_mode", "verify"}
+    needs_more = options.keys() & {*_DATA, *_ALGORITHMS, "quant_mode", "verify", "draft_source_model"}
     return target.precision in _FROM_ONE_TRACE and not needs_more and options.get("engine") != "strict"
 
 

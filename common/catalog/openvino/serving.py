@@ -31,6 +31,7 @@ _PARSER = r"^[a-z0-9][a-z0-9_.-]{0,39}$"
 _SIZE = "[1-9][0-9]{0,4}x[1-9][0-9]{0,4}"
 _DIMENSION = "(-1|[1-9][0-9]{0,8}(:[1-9][0-9]{0,8})?)"
 _LAYOUT = r"[A-Z?.]{1,16}"
+_BELOW = r"^\./[A-Za-z0-9_][A-Za-z0-9_.-]*$(?!\n)"
 # In Python, `$` also stands before a last line feed.
 _END = r"$(?!\n)"
 
@@ -74,6 +75,12 @@ class ServingOptions(Spec, frozen=True, omit_defaults=True):
     """How the server finds calls of tools in what this family of models writes."""
     enable_tool_guided_generation: bool | None = None
     """Let the model write calls of tools in their proper form only."""
+    draft_models_path: (
+        Annotated[str, msgspec.Meta(pattern=_BELOW, max_length=210, extra_json_schema={"readOnly": True})] | None
+    ) = None
+    """The folder of the draft, from the model's own. Filled in by the service, where `draft_source_model` names one."""
+    draft_eagle3_mode: Annotated[bool, msgspec.Meta(extra_json_schema={"readOnly": True})] | None = None
+    """Filled in by the service. Such drafts serve one request after the other, so `max_num_seqs` is 1."""
     best_of_limit: Count | None = None
     """How many answers to choose from a request may ask for."""
     max_tokens_limit: Count | None = None
@@ -218,7 +225,7 @@ _PICTURES = _STREAMS | {
 }
 
 FIELDS: Mapping[ModelType, frozenset[str]] = {
-    ModelType.LLM: _GENERATION,
+    ModelType.LLM: _GENERATION | {"draft_models_path", "draft_eagle3_mode"},
     ModelType.VLM: _GENERATION,
     ModelType.EMBEDDINGS: _STREAMS | {"normalize", "pooling", "truncate"},
     ModelType.RERANK: _STREAMS | {"max_allowed_chunks"},
@@ -273,10 +280,24 @@ def _check_generation(device: str, said: Mapping[str, object]) -> None:
     parsers = {said.get("reasoning_parser"), said.get("tool_parser")}
     if "gptoss" in parsers and len(parsers) > 1:
         raise InvalidSpec("'gptoss' must be both the 'reasoning_parser' and the 'tool_parser'")
+    if "draft_models_path" in said:
+        _check_draft(device, said)
     if device.startswith("HETERO") and said.get("pipeline_type", "LM") not in {"LM", "VLM"}:
         raise InvalidSpec(
             "On several devices 'pipeline_type' must be 'LM' or 'VLM': batches cannot be spread over them"
         )
+
+
+def _check_draft(device: str, said: Mapping[str, object]) -> None:
+    """A server uses drafts in its continuous batches only, and guesses by one means."""
+    if device.startswith(("HETERO", "NPU")):
+        raise InvalidSpec(
+            f"'draft_source_model' is not for device '{device[:40]}': there are no continuous batches there"
+        )
+    if said.get("pipeline_type", "LM_CB") not in {"LM_CB", "AUTO"}:
+        raise InvalidSpec("'draft_source_model' wants 'pipeline_type' 'LM_CB' or 'AUTO': drafts work in batches only")
+    if said.get("prompt_lookup_decoding"):
+        raise InvalidSpec("'draft_source_model' and 'prompt_lookup_decoding' exclude each other: both guess ahead")
 
 
 def _check_pictures(model_type: ModelType | None, device: str, said: Mapping[str, object]) -> None:

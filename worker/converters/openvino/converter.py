@@ -21,6 +21,7 @@ from common.spec import Evidence, Progress, Similarity, Source, Target
 from common.vocabulary import ModelType, Phase
 from worker.converters.openvino.check import MODEL, EarlyLoads, check_files, check_run
 from worker.converters.openvino.compiling import steady_compiling
+from worker.converters.openvino.drafts import draft_order, eagle_known, set_aside, with_draft
 from worker.converters.openvino.faults import tool_errors
 from worker.converters.openvino.paths import Site, find_vocoder
 from worker.converters.openvino.saving import Saver
@@ -71,7 +72,20 @@ class OpenVINOConverter:
         first, *others = orders
         if first.options.profile not in {None, OWN_PROFILE}:
             return self._convert_elsewhere(model, first, attempt), *(None for _ in others)
+        draft = set_aside(model, first, attempt.workspace)
         site = Site(model, trusted=self._trusted, models_dir=self._access.settings.get("MODELS_DIR", ""))
+        own, along = self._convert_here(site, orders, attempt)
+        if draft is not None:
+            order = draft_order(draft, first)
+            # Whose code may run is said of the model, and not of its draft.
+            with eagle_known(first):
+                beside, _ = self._convert_here(Site(draft, models_dir=site.models_dir), [order], attempt)
+            own = with_draft(first, order, own, beside)
+        return own, *along
+
+    def _convert_here(self, site: Site, orders: Orders, attempt: Attempt) -> tuple[Evidence, list[Evidence | None]]:
+        """What was seen of the first order, and of those of the others that came along."""
+        first, *others = orders
         at_home = [first, *(order for order in others if order.options.profile in {None, OWN_PROFILE})]
         for order in orders:
             empty(order.folder)
@@ -85,8 +99,8 @@ class OpenVINOConverter:
             with steady_compiling(), tool_errors(attempt.workspace):
                 made = self.make(site, at_home, attempt, saver)
             attempt.progress(Progress(phase=Phase.CHECKING))
-            proofs = _proofs(made, site, attempt, first, early)
-        return tuple(proofs.get(id(order)) for order in orders)
+            own, along = _proofs(made, site, attempt, early)
+        return own, [along.get(id(order)) for order in others]
 
     def serve(self, folder: Path, name: str, target: Target, serving: Mapping[str, object]) -> None:
         """Write into the model's folder what a model server wants there. Safe to repeat."""
@@ -233,33 +247,31 @@ def _saved(attempt: Attempt, early: EarlyLoads, graph: Path, sha256: str | None)
 
 
 def _proofs(
-    made: Sequence[Made], site: Site, attempt: Attempt, first: Order[OpenVINOOptions], early: EarlyLoads
-) -> dict[int, Evidence | None]:
-    """What is seen of each finished model, by the identity of its order.
+    made: Sequence[Made], site: Site, attempt: Attempt, early: EarlyLoads
+) -> tuple[Evidence, dict[int, Evidence | None]]:
+    """What is seen of the first finished model, and of the others, these by the identities of their orders.
 
     One after the other, as each keeps all threads busy and takes memory of the size of its model, in the order in which
-    they are written.
+    they are written. Only the first raises when it is not as it has to be.
     """
     attempt.checkpoint()
+    first, *others = made
     with steady_compiling(), SharedThreads(1, thread_name_prefix="proof") as pool:
-        proofs = {
-            id(one.order): pool.submit(_proof, one, site, attempt, early, is_first=one.order is first) for one in made
-        }
+        own = pool.submit(_proven, first, site, attempt, early)
+        along = {id(one.order): pool.submit(_proven_along, one, site, attempt, early) for one in others}
         try:
-            while wait(proofs.values(), timeout=_LOOK_S).not_done:
+            begun: list[Future[Any]] = [own, *along.values()]
+            while wait(begun, timeout=_LOOK_S).not_done:
                 attempt.checkpoint()
         finally:
             pool.shutdown(cancel_futures=True)
-        return {order: proof.result() for order, proof in proofs.items()}
+        return own.result(), {order: proof.result() for order, proof in along.items()}
 
 
-def _proof(made: Made, site: Site, attempt: Attempt, early: EarlyLoads, *, is_first: bool) -> Evidence | None:
-    """What is seen of a finished model. Only the first order raises when it is not as it has to be."""
+def _proven_along(made: Made, site: Site, attempt: Attempt, early: EarlyLoads) -> Evidence | None:
     try:
         return _proven(made, site, attempt, early)
     except Exception:
-        if is_first:
-            raise
         log.warning("convert.sibling_unproven", extra={"precision": made.order.target.precision}, exc_info=True)
         shutil.rmtree(made.order.folder, ignore_errors=True)
         return None

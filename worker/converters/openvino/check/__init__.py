@@ -7,7 +7,7 @@ from common.spec import Target
 from common.vocabulary import ModelType
 from worker.converters.openvino.check.files import DETOKENIZER, MODEL, TOKENIZER, check_files, graphs_of, type_of
 from worker.converters.openvino.check.pictures import answer_picture, paint, write_of_picture
-from worker.converters.openvino.check.running import EarlyLoads, Folder
+from worker.converters.openvino.check.running import EarlyLoads, Folder, same_tokens
 from worker.converters.openvino.check.sound import listen, speak
 from worker.converters.openvino.check.text import embed, score, write
 from worker.converters.openvino.check.weights import check_weights, precision_of, quant_mode_of
@@ -22,6 +22,7 @@ __all__ = [
     "graphs_of",
     "precision_of",
     "quant_mode_of",
+    "same_tokens",
 ]
 
 _ANSWERS = {

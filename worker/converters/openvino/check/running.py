@@ -23,6 +23,7 @@ Arrays = Mapping[str, Array]
 MOST_TOKENS = 16
 
 _TEXT = "The ferry carries a model over the water, and on the other side it answers a short question."
+_ALL_SORTS = f"{_TEXT}\n\n\tdef f(x): return x ** 2  # 1,234.5 Größe, 水, ё, 🚢"
 
 
 class Part:
@@ -127,9 +128,13 @@ class Folder:
         """The first tokens of a sentence, by the model's own tokenizer if it is there."""
         if not self.has(tokenizer):
             return {"input_ids": np.arange(MOST_TOKENS, dtype=np.int64)[np.newaxis, :]}
+        return {name: found[:, :MOST_TOKENS] for name, found in self.tokens_of(_TEXT, tokenizer).items()}
+
+    def tokens_of(self, text: str, tokenizer: str = TOKENIZER) -> dict[str, Array]:
+        """The tokens of a text, by a tokenizer of the model. Raises VerificationFailed where there are none."""
         compiled = self._core.compile_model(self._path / f"{tokenizer}.xml", "CPU")
-        result = compiled([_TEXT])
-        tokens = {port.get_any_name(): np.array(result[port])[:, :MOST_TOKENS] for port in compiled.outputs}
+        result = compiled([text])
+        tokens = {port.get_any_name(): np.array(result[port]) for port in compiled.outputs}
         if "input_ids" not in tokens or tokens["input_ids"].size == 0:
             raise VerificationFailed("The converted tokenizer makes no tokens of an English sentence")
         return tokens
@@ -142,6 +147,12 @@ class Folder:
         result = detokenizer([ids])
         if not str(result[detokenizer.output(0)][0]).strip():
             raise VerificationFailed("The converted detokenizer makes no text of tokens")
+
+
+def same_tokens(one: Path, other: Path) -> bool:
+    """Whether the tokenizers of two models make the same tokens of the same texts."""
+    own, others = (Folder(folder).tokens_of(_ALL_SORTS)["input_ids"] for folder in (one, other))
+    return np.array_equal(own, others)
 
 
 def first_of(answers: Mapping[str, Array], *names: str) -> Array:

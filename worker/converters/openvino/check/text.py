@@ -1,9 +1,11 @@
 """Lets a converted model that reads text answer once."""
 
 from worker.converters.openvino.check.files import MODEL
-from worker.converters.openvino.check.running import Folder, first_of
+from worker.converters.openvino.check.running import Folder, first_of, integer, noise
 
 _LOGITS = "logits"
+_INSIDE = "hidden_states"
+_THREE_LAYERS = 3
 
 
 def write(folder: Folder) -> tuple[str, ...]:
@@ -11,10 +13,18 @@ def write(folder: Folder) -> tuple[str, ...]:
     tokens = folder.tokens()
     length = tokens["input_ids"].shape[1]
     model = folder.part(MODEL)
+    if _INSIDE in model.inputs:
+        tokens[_INSIDE] = noise((1, length, _THREE_LAYERS * _width_inside(folder)))
     logits = first_of(model.ask(tokens, length), _LOGITS)
     model.expect(logits, (1, length, None), f"{length} tokens")
     folder.check_detokenizer(tokens["input_ids"])
     return (f"{length} tokens give finite logits {logits.shape}",)
+
+
+def _width_inside(folder: Folder) -> int:
+    """How wide the layers of the model are that a draft of EAGLE-3 looks into."""
+    config = folder.settings("config.json")
+    return integer(config, "target_hidden_size", integer(config, "hidden_size", 1))
 
 
 def embed(folder: Folder) -> tuple[str, ...]:
