@@ -28,7 +28,7 @@ from optimum.utils.constant import ALL_TASKS
 
 from common.catalog.openvino import OPENVINO, OpenVINOOptions
 from common.catalog.openvino.flags import FLAGS, SWITCHES
-from common.catalog.openvino.options import DOWNLOADED, normalise, to_argv
+from common.catalog.openvino.options import NAMED_DATA, normalise, to_argv
 from common.catalog.openvino.rules import SYNONYMS, TASKS
 from common.catalog.schema import properties_of
 from common.errors import InvalidSpec
@@ -306,7 +306,7 @@ def test_the_tool_knows_the_same_words(tool):
     known = tool.ask({"fact": "synonyms"})
     tasks = {task for names in TASKS.values() for task in names}
     assert {name: task for name, task in known.items() if task in tasks and name not in tasks} == SYNONYMS
-    assert set(tool.ask({"fact": "data_sets"})) == DOWNLOADED | {"auto"}
+    assert set(tool.ask({"fact": "data_sets"})) == NAMED_DATA | {"auto"}
 
 
 def serve() -> None:

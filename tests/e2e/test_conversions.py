@@ -148,6 +148,19 @@ def test_texts_of_the_operator_calibrate_and_count(shore: SimpleNamespace) -> No
     assert other["result"]["artefact"] != first["result"]["artefact"], "other content is another conversion"
 
 
+def test_a_data_set_with_a_name_is_the_operators_folder_of_that_name(shore: SimpleNamespace) -> None:
+    asked = {"precision": "int4", "extra_quantization_params": "--awq --scale-estimation --dataset wikitext2"}
+    missing = ended(shore, "llm", "without", **asked)
+    assert (missing["status"], missing["error_code"]) == ("failed", "invalid_parameters"), missing
+    assert "'datasets/wikitext2'" in missing["error"]
+    assert "datasets/NAME" in missing["hint"]
+    folder = shore.service.models_dir / "datasets" / "wikitext2"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"text": "a ferry carries people"}\n{"text": "over the water"}\n' * 8)
+    job = ended(shore, "llm", "with", **asked)
+    assert job["status"] == "completed", job
+
+
 def test_data_that_is_not_there_is_told_before_anything_moves(shore: SimpleNamespace) -> None:
     job = ended(shore, "llm", "nowhere", quant_mode="int8", dataset="path:no/such/file.txt")
     assert (job["status"], job["error_code"]) == ("failed", "invalid_parameters"), job
@@ -155,7 +168,7 @@ def test_data_that_is_not_there_is_told_before_anything_moves(shore: SimpleNames
     assert [one["stage"] for one in shore.service.get(f"/jobs/{job['id']}/attempts").json()["attempts"]] == ["plan"]
 
 
-@pytest.mark.parametrize("dataset", ["path:../x", "path:/etc/passwd", "wikitext2", "/etc/passwd"])
+@pytest.mark.parametrize("dataset", ["path:../x", "path:/etc/passwd", "wikitext", "/etc/passwd"])
 def test_data_from_elsewhere_is_refused_at_once(shore: SimpleNamespace, dataset: str) -> None:
     wish = {"name": "every/llm", "hub": "openvino", "is_ovms": True, "type": "llm",
             "config": {"precision": "int4", "scale_estimation": True, "dataset": dataset}}  # fmt: skip

@@ -83,7 +83,7 @@ def test_the_flags_of_the_tool_stand_for_the_same_options():
         "--sym $(touch /tmp/x)",
         "--weight-format fp16",
         "--quant-mode int8",
-        "--dataset wikitext2",
+        "--dataset wikitext2:seq_len=8",
         "--dataset /etc/passwd",
         "--dataset path:/etc/passwd",
         "--framework tf",
@@ -298,12 +298,13 @@ def test_no_path_leads_elsewhere(key, path):
         recipe({"gptq": True, "dataset": TEXTS, key: value})
 
 
-@pytest.mark.parametrize(
-    "name", ["wikitext2", "wikitext2:seq_len=128", "c4", "gsm8k", "laion/filtered-wit", "librispeech"]
-)
-def test_a_data_set_that_would_have_to_be_downloaded_is_refused_with_advice(name):
-    with pytest.raises(InvalidSpec, match=r"no network.*write path:"):
-        sort({"dataset": name})
+@pytest.mark.parametrize("name", ["wikitext2", "c4", "gsm8k", "laion/filtered-wit", "librispeech"])
+def test_a_data_set_with_a_name_is_looked_for_where_the_operator_puts_it(name):
+    wanted = recipe({"gptq": True, "dataset": f"path:datasets/{name}"})
+    assert recipe({"gptq": True, "dataset": name}) == wanted
+    assert recipe({"extra_quantization_params": f"--gptq --dataset {name}"}) == wanted
+    with pytest.raises(InvalidSpec, match="must not tell a length"):
+        sort({"dataset": f"{name}:seq_len=128"})
 
 
 @pytest.mark.parametrize("value", ["texts/faq.txt", "own", "", "PATH:x", 5, {"path": "x"}])
@@ -458,7 +459,7 @@ def test_symmetry_is_for_integers():
         {"lora_correction": True},
         {"sensitivity_metric": "max_activation_variance"},
         {"gptq": True, "lora_correction": True, "dataset": "auto"},
-        {"dataset": "wikitext2"},
+        {"dataset": "wikitext"},
         {"group_size": 0},
         {"group_size": -2},
         {"ratio": 1.5},

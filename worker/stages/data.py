@@ -6,7 +6,10 @@ from common.artefacts.blobs import plain_files, sha256_of
 from common.artefacts.layout import Volume
 from common.errors import DestinationInvalid, DestinationOutside, InvalidParameters, OutputIncomplete
 
-_HINT = "Name a file or folder below MODELS_DIR, by its path from there."
+_HINT = (
+    "Name a file or folder below MODELS_DIR, by its path from there. "
+    "What a data set with a name is made of has to be put into the folder datasets/NAME there."
+)
 
 
 def digest_of(volume: Volume, path: str) -> str:

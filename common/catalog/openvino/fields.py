@@ -118,14 +118,20 @@ class OpenVINOOptions(Spec, frozen=True, omit_defaults=True):
 
     dataset: (
         Annotated[
-            str, msgspec.Meta(extra_json_schema={"pattern": "^(auto|path:.+)$", "examples": ["path:texts/support.txt"]})
+            str,
+            msgspec.Meta(
+                extra_json_schema={
+                    "pattern": "^(auto|path:.+|[a-z][a-zA-Z0-9_./-]+)$",
+                    "examples": ["path:texts/support.txt"],
+                }
+            ),
         ]
         | None
     ) = None
     """What to calibrate with: `path:` and a file or folder below MODELS_DIR, or, for the type `llm`, `auto` for texts
     that the model itself writes. What is read are texts (`.txt`, or `.jsonl` with a `text` in each line), pictures or
-    sounds, as the type of the model needs. The data sets that optimum knows by name would need a network, which a
-    conversion does not have."""
+    sounds, as the type of the model needs. A conversion has no network, so a data set that optimum knows by name, such
+    as `wikitext2`, is read from the folder of that name below `datasets` in MODELS_DIR, where an operator puts it."""
     num_samples: Annotated[int, msgspec.Meta(gt=0, extra_json_schema={"default": 128})] | None = None
     """How many samples of the `dataset` to use at most."""
     quantization_statistics_path: (

@@ -92,7 +92,7 @@ _SERVING = frozenset(ServingOptions.__struct_fields__) - served_draft({}).keys()
 _KNOWN = sorted({"precision", *_RECIPE, *_SERVING, *_ELSEWHERE})
 # Accepted, so that a command line can be taken over as it is, though they change nothing.
 _WITHOUT_EFFECT = ("cache_dir", "framework")
-DOWNLOADED = frozenset(
+NAMED_DATA = frozenset(
     {
         "c4",
         "c4-new",
@@ -107,7 +107,8 @@ DOWNLOADED = frozenset(
         "wikitext2",
     }
 )
-"""The data sets that optimum knows by name."""
+"""The data sets that optimum knows by name, and would download."""
+_NAMED_DATA_FOLDER = "datasets"
 
 
 def _spellings(config: Mapping[str, object]) -> Spellings:
@@ -226,7 +227,7 @@ def _json(value: object) -> object:
 
 
 def _data(value: object) -> object:
-    """`auto`, or the path of a file or folder after its mark. Raises InvalidSpec."""
+    """`auto`, or the path of a file or folder after its mark: for a name, where such data lie. Raises InvalidSpec."""
     if not isinstance(value, str):
         return value
     known, _, _ = value.partition(":")
@@ -235,11 +236,11 @@ def _data(value: object) -> object:
         return CALIBRATES_ITSELF
     if value.startswith(PATH_PREFIX):
         return PATH_PREFIX + _inside("dataset", value.removeprefix(PATH_PREFIX))
-    if known in DOWNLOADED:
-        raise InvalidSpec(
-            f"'dataset' '{known}' would have to be downloaded, and a conversion has no network: "
-            "put your own data below MODELS_DIR and write path:..., or for type 'llm' auto"
-        )
+    if value in NAMED_DATA:
+        # A conversion has no network, so an operator puts them there.
+        return f"{PATH_PREFIX}{_NAMED_DATA_FOLDER}/{value}"
+    if known in NAMED_DATA:
+        raise InvalidSpec(f"'dataset' '{value[:80]}' must not tell a length: write {known}")
     raise InvalidSpec("'dataset' must be auto, or path: and a file or folder below MODELS_DIR, as path:texts/faq.txt")
 
 
