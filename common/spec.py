@@ -64,6 +64,8 @@ class Manifest(Spec, frozen=True):
     licence: str | None = None
     made_of: tuple[str, ...] = ()
     """The models that this one was made of, by its own words."""
+    companions: dict[str, str] = {}
+    """Other models whose files are among these: folder -> `name@revision`."""
     facts: dict[str, object] = {}
     """What a client is told in the job's result beside what is true of every model: names of the contract's keys."""
 

@@ -38,6 +38,8 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, object] = {}
     input: str | None = None
     """The artefact that a converted one was made of."""
+    companions: dict[str, str] = {}
+    """Other models that are part of it, or were used: folder of the source -> `name@revision`."""
     versions: dict[str, str] = {}
     evidence: Evidence | None = None
     created_at: str
@@ -64,6 +66,7 @@ class PublishedManifest(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, object]
     serving: dict[str, object]
     versions: dict[str, str]
+    companions: dict[str, str] = {}
     evidence: Evidence | None = None
     artefact: str
     files: tuple[StoredFile, ...]

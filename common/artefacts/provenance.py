@@ -50,15 +50,16 @@ def _asked(artefact: Artefact) -> dict[str, object]:
 
 
 def _dependencies(artefact: Artefact, source: Artefact | None) -> list[dict[str, object]]:
-    hub, name = artefact.source.hub, artefact.source.name
-    whole: dict[str, object] = {
-        "uri": f"pkg:{hub}/{name}@{artefact.revision}",
-        "digest": {_digest(artefact.revision): artefact.revision},
-    }
+    models = [f"{artefact.source.name}@{artefact.revision}", *artefact.companions.values()]
+    whole = [_model(artefact.source.hub, *named.rsplit("@", 1)) for named in models]
     each: list[dict[str, object]] = [
         {"name": file.path, "digest": {"sha256": file.sha256}} for file in (source.files if source else ())
     ]
-    return [whole, *each]
+    return [*whole, *each]
+
+
+def _model(hub: str, name: str, revision: str) -> dict[str, object]:
+    return {"uri": f"pkg:{hub}/{name}@{revision}", "digest": {_digest(revision): revision}}
 
 
 def _digest(revision: str) -> str:

@@ -186,6 +186,7 @@ def _describe(plan: PublicationPlan, files: tuple[StoredFile, ...], now: Clock) 
         recipe=artefact.recipe,
         serving=description.serving,
         versions=artefact.versions,
+        companions=artefact.companions,
         evidence=artefact.evidence,
         artefact=artefact.id,
         files=files,

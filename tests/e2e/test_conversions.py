@@ -1,6 +1,7 @@
 """Models of every type on the whole way: found out, fetched, converted in a confined process, proven and published."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +102,12 @@ def test_a_draft_comes_along_and_the_graph_names_it(shore: SimpleNamespace) -> N
     assert 'draft_models_path: "./every-smaller",' in graph
     assert 'draft_device: "CPU",' in graph
     assert "the draft reads texts as the same tokens" in job["result"]["evidence"]["checks"]
+    told = json.loads((folder / ".modelferry.json").read_text())
+    commit = told["companions"]["draft_model"].removeprefix("every/smaller@")
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    made_of = shore.service.get(f"/jobs/{job['id']}/provenance").json()["predicate"]["buildDefinition"]
+    named = [one["uri"] for one in made_of["resolvedDependencies"] if "uri" in one]
+    assert named == [f"pkg:huggingface/every/llm@{told['revision']}", f"pkg:huggingface/every/smaller@{commit}"]
     plain = ended(shore, "llm", "undrafted", precision="int8")
     assert plain["result"]["artefact"] != job["result"]["artefact"]
     assert "draft" not in (Path(plain["path"]) / "graph.pbtxt").read_text()

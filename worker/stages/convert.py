@@ -192,6 +192,7 @@ def _save(wanted: _Wanted, evidence: Evidence | None, forms: int, source: Artefa
             target=wanted.order.target,
             recipe=msgspec.to_builtins(wanted.order.options),
             input=source.id,
+            companions=source.companions,
             versions=wanted.versions,
             evidence=None if evidence is None else msgspec.structs.replace(evidence, forms=forms),
             created_at=tools.now().isoformat(),

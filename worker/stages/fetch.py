@@ -70,6 +70,7 @@ def _record(key: str, manifest: Manifest, left: tuple[str, ...] | None, tools: T
         revision=manifest.revision,
         licence=manifest.licence,
         files=files,
+        companions=manifest.companions,
         created_at=tools.now().isoformat(),
     )
 

@@ -22,9 +22,10 @@ def resolve(work: FetchWork, hub: Hub[Any], tools: Tools) -> Manifest:
 
 def with_companions(manifest: Manifest, companions: dict[str, str], hub: Hub[Any], options: Any) -> Manifest:
     """The manifest, and below a folder for each companion what that one holds."""
-    files = list(manifest.files)
+    files, pinned = list(manifest.files), {}
     for folder, name in sorted(companions.items()):
         beside = hub.resolve(Source(hub=manifest.source.hub, name=name), options)
+        pinned[folder] = f"{name}@{beside.revision}"
         files += [msgspec.structs.replace(file, path=f"{folder}/{file.path}") for file in beside.files]
     check_distinct([file.path for file in files])
-    return msgspec.structs.replace(manifest, files=tuple(files))
+    return msgspec.structs.replace(manifest, files=tuple(files), companions=pinned)
